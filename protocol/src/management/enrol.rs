@@ -1,0 +1,115 @@
+//! Enrolment as the management server sees it (section 8): [`Request`] is a
+//! decoded E1, [`Request::verify`] needs the code's key, [`Verified::offer`]
+//! makes E2, [`PendingEnrolment::confirm`] answers E3 with E4.
+
+use subtle::ConstantTimeEq;
+
+use crate::{
+    Code,
+    codec::Write,
+    enrolment_code::EnrolmentId,
+    kem::{self, KemError},
+    message::{Enrol1, Enrol2, Enrol3, Enrol4, EnrolBox},
+    names::Realm,
+    registry::{KemId, SuiteId},
+    schedule::{self, enrolment as keys},
+    secret::Secret32,
+    suite::{Suite, TAG_LEN},
+};
+
+/// Decodes E1 (attacker-controlled) and checks realm, suite and KEM.
+pub fn receive<'a>(e1: &'a [u8], realm: &Realm, suites: &[SuiteId], kems: &[KemId]) -> Result<Request<'a>, Code> {
+    let e1 = Enrol1::decode(e1).map_err(|_| Code::Malformed)?;
+    if e1.realm != realm.as_str() || !suites.contains(&e1.suite) || !kems.contains(&e1.kem) {
+        return Err(Code::Unsupported);
+    }
+    Ok(Request(e1))
+}
+
+/// A well-formed request to enrol.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a>(Enrol1<'a>);
+
+impl<'a> Request<'a> {
+    /// Which code it is about.
+    pub fn id(&self) -> EnrolmentId {
+        self.0.id
+    }
+
+    /// The suite the terminal wants.
+    pub fn suite(&self) -> SuiteId {
+        self.0.suite
+    }
+
+    /// Checks the MAC under the code's key; for an unknown code the caller
+    /// hands in a dummy key, and `known` false, so that the time is the same.
+    pub fn verify(self, suite: &dyn Suite, psk: &Secret32, known: bool) -> Result<Verified<'a>, Code> {
+        let tag = keys::request_tag(suite, psk, self.0.body).map_err(|_| Code::Unavailable)?;
+        if bool::from(tag.ct_eq(&self.0.tag)) & known { Ok(Verified(self.0)) } else { Err(Code::AuthFailed) }
+    }
+}
+
+/// A request whose sender knows the enrolment code.
+#[derive(Debug, Clone, Copy)]
+pub struct Verified<'a>(Enrol1<'a>);
+
+/// The keys of an enrolment that awaits its E3. To be stored, sealed, before E2 is sent.
+#[derive(Debug, Clone)]
+pub struct PendingEnrolment {
+    /// The unique key.
+    pub unique_key: Secret32,
+    /// The management authentication key.
+    pub management_key: Secret32,
+    /// The suite in whose hash the keys live.
+    pub suite: SuiteId,
+    /// What E3 must prove.
+    pub terminal_tag: [u8; 32],
+    /// What E4 will say.
+    pub manager_tag: [u8; 32],
+}
+
+impl Verified<'_> {
+    /// Makes E2 and the keys. `nonce` and `kem_random` are fresh random bytes.
+    pub fn offer(
+        self,
+        suite: &dyn Suite,
+        psk: &Secret32,
+        details: &EnrolBox,
+        nonce: &[u8; 32],
+        kem_random: &Secret32,
+    ) -> Result<(Vec<u8>, PendingEnrolment), Code> {
+        let (share, shared) = kem::respond(self.0.kem, self.0.share, kem_random).map_err(|error| match error {
+            KemError::InvalidShare => Code::Malformed,
+            KemError::Unsupported => Code::Unsupported,
+            KemError::Failed => Code::Unavailable,
+        })?;
+        let body = Enrol2::body(nonce, &share);
+        let failed = |_| Code::Unavailable;
+        let hash = schedule::hash(suite, self.0.bytes).map_err(failed)?;
+        let secrets = keys::Secrets::derive(suite, psk, shared.expose(), &hash, &body).map_err(failed)?;
+        let plain = details.encode();
+        let mut e2 = body.clone();
+        e2.put_u16((plain.len() + TAG_LEN) as u16);
+        secrets.box_key(suite).and_then(|key| key.seal_into(suite, &body, &plain, &mut e2)).map_err(failed)?;
+        let confirmation = secrets.confirmation(suite, &e2).map_err(failed)?;
+        let pending = PendingEnrolment {
+            unique_key: secrets.unique_key(suite).map_err(failed)?,
+            management_key: secrets.management_key(suite).map_err(failed)?,
+            suite: self.0.suite,
+            terminal_tag: confirmation.terminal,
+            manager_tag: confirmation.manager,
+        };
+        Ok((e2, pending))
+    }
+}
+
+impl PendingEnrolment {
+    /// Judges E3 (attacker-controlled) and gives E4. The same E3 gives the same E4.
+    pub fn confirm(&self, e3: &Enrol3) -> Result<Vec<u8>, Code> {
+        if bool::from(e3.tag.ct_eq(&self.terminal_tag)) {
+            Ok(Enrol4 { tag: self.manager_tag }.encode())
+        } else {
+            Err(Code::AuthFailed)
+        }
+    }
+}

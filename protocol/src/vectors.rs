@@ -1,0 +1,1 @@
+//! The test vector format and its checker.
