@@ -2,15 +2,26 @@
 //!
 //! - [`CipherSuite`], [`UserStore`], [`StateStore`], [`KeyIssuer`]: the plain traits a plugin implements.
 //! - [`Plugin`] and [`Context`]: what a plugin gives to and gets from the host.
+//! - [`export_plugin!`]: the macro that makes a plugin of a crate.
 //! - the errors say what the host does on each.
+//! - [`description`]: what a plugin file says about itself without being run.
+//! - [`abi`]: how all that crosses the boundary; the only module with unsafe code.
 
+#![deny(unsafe_code)]
+
+#[expect(unsafe_code, unreachable_pub, reason = "the boundary between two libraries; types in public tables")]
+pub mod abi;
 mod cipher;
+pub mod description;
 mod error;
+mod export;
 mod issuer;
 mod plugin;
 mod secret;
 mod state;
 mod store;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 
 pub use async_trait::async_trait;
 

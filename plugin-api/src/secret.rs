@@ -21,6 +21,16 @@ impl SecretBytes {
         Self(bytes.into())
     }
 
+    /// The bytes without a copy; who takes them has to wipe them.
+    pub(crate) fn into_box(mut self) -> Box<[u8]> {
+        std::mem::take(&mut self.0)
+    }
+
+    /// The reverse of [`Self::into_box`].
+    pub(crate) fn from_box(bytes: Box<[u8]>) -> Self {
+        Self(bytes)
+    }
+
     /// The bytes themselves. The name marks each place where a secret is read.
     pub fn expose(&self) -> &[u8] {
         &self.0

@@ -60,8 +60,6 @@ pub struct PendingEnrolment {
     pub unique_key: Secret32,
     /// The management authentication key.
     pub management_key: Secret32,
-    /// The suite in whose hash the keys live.
-    pub suite: SuiteId,
     /// What E3 must prove.
     pub terminal_tag: [u8; 32],
     /// What E4 will say.
@@ -95,7 +93,6 @@ impl Verified<'_> {
         let pending = PendingEnrolment {
             unique_key: secrets.unique_key(suite).map_err(failed)?,
             management_key: secrets.management_key(suite).map_err(failed)?,
-            suite: self.0.suite,
             terminal_tag: confirmation.terminal,
             manager_tag: confirmation.manager,
         };

@@ -102,6 +102,17 @@ pub struct AwaitDone {
 }
 
 impl AwaitDone {
+    /// Takes up again an enrolment whose E4 never came, from what
+    /// [`Self::expected`] gave before the terminal was stopped.
+    pub fn resume(expected: [u8; 32]) -> Self {
+        Self { tag: expected }
+    }
+
+    /// What E4 will prove, to be stored beside E3. A secret until E4 has come.
+    pub fn expected(&self) -> &[u8; 32] {
+        &self.tag
+    }
+
     /// Judges E4 (attacker-controlled).
     pub fn receive(&self, e4: &[u8]) -> Result<(), EnrolError> {
         let e4 = Enrol4::decode(e4).map_err(|_| EnrolError::Malformed)?;

@@ -1,0 +1,60 @@
+//! Requests and answers of the API besides those of `management::model`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::telemetry::readiness::Report;
+
+/// How the daemon is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the daemon.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// Seconds since it started.
+    pub uptime_seconds: u64,
+    /// The realm it is in.
+    pub realm: String,
+    /// `management`, `service` or both.
+    pub roles: Vec<String>,
+    /// What works and what does not.
+    pub readiness: Report,
+}
+
+/// Which page of users is asked for.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PageQuery {
+    /// `next` of the page before.
+    pub after: Option<String>,
+    /// At most this many, 1 to 1000; 100 when absent.
+    pub limit: Option<usize>,
+}
+
+/// Suspends a user.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Suspend {
+    /// Shown to administrators.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Asks for an enrolment code.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CodeRequest {
+    /// How long it may be used, in seconds: a minute to 30 days.
+    #[serde(default = "one_day")]
+    pub valid_seconds: u64,
+}
+
+impl Default for CodeRequest {
+    fn default() -> Self {
+        Self { valid_seconds: one_day() }
+    }
+}
+
+fn one_day() -> u64 {
+    24 * 3600
+}

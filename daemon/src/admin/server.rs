@@ -1,0 +1,176 @@
+//! The socket of the administration API: who may use it, and its life.
+
+use std::{
+    fs, io,
+    os::unix::{
+        fs::{DirBuilderExt, FileTypeExt, PermissionsExt},
+        net::UnixStream as StdUnixStream,
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::{
+    extract::{
+        Request, State,
+        connect_info::{ConnectInfo, Connected},
+    },
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    serve::IncomingStream,
+};
+use http::StatusCode;
+use tokio::net::UnixListener;
+use tokio_util::sync::CancellationToken;
+
+use super::{problem::Problem, routes};
+use crate::{
+    config::{AdminConfig, Roles},
+    management::Management,
+    plugin_host::PluginHost,
+    telemetry::readiness::Readiness,
+};
+
+/// What the API is about.
+pub struct AdminState {
+    /// The management role; a daemon without it answers 404 for users and services.
+    pub management: Option<Arc<Management>>,
+    /// The plugins.
+    pub plugins: Arc<PluginHost>,
+    /// What works.
+    pub readiness: Readiness,
+    /// The roles of this daemon.
+    pub roles: Roles,
+    /// Its realm.
+    pub realm: String,
+    /// When it started.
+    pub started: Instant,
+}
+
+/// Why the socket cannot be had. Each is one line for the operator.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AdminServerError {
+    /// Another process answers there.
+    #[error("admin.socket {}: another daemon listens there", .0.display())]
+    Taken(PathBuf),
+    /// Something that is no socket lies there.
+    #[error("admin.socket {}: this is not a socket; remove it or name another path", .0.display())]
+    NotASocket(PathBuf),
+    /// The system refused.
+    #[error("admin.socket {}: {source}", path.display())]
+    Io {
+        /// The socket or its directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// A bound socket that does not serve yet.
+#[derive(Debug)]
+pub struct AdminServer {
+    listener: UnixListener,
+    path: PathBuf,
+    allow_uids: Vec<u32>,
+}
+
+impl AdminServer {
+    /// Makes the socket with mode 0660, and its directory with mode 0750 if there is none. A socket
+    /// that nobody listens at is replaced. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// When another daemon listens there, or the path cannot be used.
+    pub fn bind(config: &AdminConfig) -> Result<Self, AdminServerError> {
+        let path = config.socket.clone();
+        let failed = |source| AdminServerError::Io { path: path.clone(), source };
+        if let Some(parent) = path.parent().filter(|p| *p != Path::new("")) {
+            fs::DirBuilder::new().recursive(true).mode(0o750).create(parent).map_err(failed)?;
+        }
+        clear(&path)?;
+        // Whoever gets in before the mode is set is still told by its credentials.
+        let listener = UnixListener::bind(&path).map_err(failed)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o660)).map_err(failed)?;
+        Ok(Self { listener, path, allow_uids: config.allow_uids.clone() })
+    }
+
+    /// Where it listens.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Serves until `stop`, then for at most five seconds more what was begun, and removes the socket.
+    pub async fn run(self, state: Arc<AdminState>, stop: CancellationToken) {
+        let mut allowed = self.allow_uids;
+        allowed.extend([0, rustix::process::geteuid().as_raw()]);
+        let app = routes::router(state)
+            .layer(middleware::from_fn_with_state(Arc::<[u32]>::from(allowed), admit))
+            .into_make_service_with_connect_info::<Caller>();
+        let ending = stop.clone();
+        let served = axum::serve(self.listener, app).with_graceful_shutdown(async move { ending.cancelled().await });
+        let overtime = async {
+            stop.cancelled().await;
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        };
+        tokio::select! {
+            result = served.into_future() => if let Err(e) = result {
+                tracing::error!(error = %e, "the administration socket failed");
+            },
+            () = overtime => tracing::warn!("an administration request was cut off"),
+        }
+        if let Err(e) = fs::remove_file(&self.path) {
+            tracing::debug!(error = %e, "the administration socket was removed by somebody else");
+        }
+    }
+}
+
+/// Who is at the other end, as the kernel says. `uid` is `u32::MAX`, which is nobody, when it does not say.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Caller {
+    pub(super) uid: u32,
+    pub(super) pid: i32,
+}
+
+impl Connected<IncomingStream<'_, UnixListener>> for Caller {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        match stream.io().peer_cred() {
+            Ok(peer) => Self { uid: peer.uid(), pid: peer.pid().unwrap_or(0) },
+            Err(_) => Self { uid: u32::MAX, pid: 0 },
+        }
+    }
+}
+
+/// Lets in those who may, and hands their identity on.
+async fn admit(
+    State(allowed): State<Arc<[u32]>>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    if caller.uid == u32::MAX || !allowed.contains(&caller.uid) {
+        tracing::warn!(target: "audit", uid = caller.uid, pid = caller.pid, path = request.uri().path(), "not allowed");
+        let detail = format!("uid {} is not root, the daemon's user, or in admin.allow_uids", caller.uid);
+        return Problem::new(StatusCode::FORBIDDEN, "forbidden", detail).into_response();
+    }
+    request.extensions_mut().insert(caller);
+    next.run(request).await
+}
+
+/// Removes a socket that nobody listens at.
+fn clear(path: &Path) -> Result<(), AdminServerError> {
+    let failed = |source| AdminServerError::Io { path: path.to_owned(), source };
+    let metadata = match fs::symlink_metadata(path) {
+        Ok(metadata) => metadata,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(failed(e)),
+    };
+    if !metadata.file_type().is_socket() {
+        return Err(AdminServerError::NotASocket(path.to_owned()));
+    }
+    match StdUnixStream::connect(path) {
+        Ok(_) => Err(AdminServerError::Taken(path.to_owned())),
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(failed),
+        Err(e) => Err(failed(e)),
+    }
+}

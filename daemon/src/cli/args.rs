@@ -1,0 +1,282 @@
+//! What can be typed: `clavigerd --help` is made of this.
+
+use std::{net::IpAddr, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::parse_duration;
+
+/// The Claviger identity broker.
+///
+/// `clavigerd run` is the daemon. The other commands administer it: those for
+/// users, services and plugins speak to the running daemon through its Unix
+/// socket, those for certificates and keys work on files.
+#[derive(Debug, Parser)]
+#[command(name = "clavigerd", version, after_help = EXIT_CODES, propagate_version = true, max_term_width = 100)]
+pub struct Cli {
+    /// What every command knows.
+    #[command(flatten)]
+    pub common: Common,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// Configuration: a file, or a directory of which all *.toml are merged [default: /etc/claviger]
+    #[arg(long, value_name = "PATH", global = true, env = "CLAVIGER_CONFIG")]
+    pub config: Option<PathBuf>,
+
+    /// Administration socket of the daemon [default: the one that the configuration names]
+    #[arg(long, value_name = "PATH", global = true, env = "CLAVIGER_ADMIN_SOCKET")]
+    pub socket: Option<PathBuf>,
+
+    /// Answer with one JSON document on standard output; errors are JSON on standard error
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the daemon until SIGTERM or SIGINT
+    ///
+    /// It then finishes what it has begun ([drain] grace) and ends. Under
+    /// systemd it says when it is ready (Type=notify).
+    Run,
+
+    /// Say whether the configuration is right, and where it is not
+    ///
+    /// Reads files and CLAVIGER__... variables; opens no key, certificate or plugin.
+    Check,
+
+    /// Show how the running daemon is; exits with 1 when it is not ready
+    Status,
+
+    /// Users: add, show, list, suspend, resume, delete, enrolment codes
+    User {
+        /// What to do with users.
+        #[command(subcommand)]
+        command: UserCommand,
+    },
+
+    /// Services: register, list, remove
+    Service {
+        /// What to do with services.
+        #[command(subcommand)]
+        command: ServiceCommand,
+    },
+
+    /// Plugins: inspect a file, list those of the running daemon
+    Plugin {
+        /// What to do with plugins.
+        #[command(subcommand)]
+        command: PluginCommand,
+    },
+
+    /// Certificates of a small authority of your own
+    Pki {
+        /// What to make.
+        #[command(subcommand)]
+        command: PkiCommand,
+    },
+
+    /// Key-encryption keys
+    Keys {
+        /// What to make.
+        #[command(subcommand)]
+        command: KeysCommand,
+    },
+}
+
+/// `clavigerd user`
+#[derive(Debug, Subcommand)]
+pub enum UserCommand {
+    /// Add a user, who then needs an enrolment code
+    Add {
+        /// User id: 1 to 128 bytes, printable, without white space
+        id: String,
+        /// Full name
+        #[arg(long)]
+        name: Option<String>,
+        /// Mail address
+        #[arg(long)]
+        email: Option<String>,
+        /// A group; repeat for more
+        #[arg(long = "group", value_name = "GROUP")]
+        groups: Vec<String>,
+    },
+    /// Show one user
+    Show {
+        /// User id
+        id: String,
+    },
+    /// List all users
+    List,
+    /// Keep a user from signing on
+    Suspend {
+        /// User id
+        id: String,
+        /// Why, for other administrators
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Let a suspended user sign on again
+    Resume {
+        /// User id
+        id: String,
+    },
+    /// Delete a user and all keys
+    Delete {
+        /// User id
+        id: String,
+        /// Do not ask; needed where standard input is no terminal
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Make an enrolment code, shown this once; it replaces an earlier one
+    EnrolCode {
+        /// User id
+        id: String,
+        /// How long it may be used, 1m to 30d
+        #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration)]
+        valid: Duration,
+    },
+}
+
+/// `clavigerd service`
+#[derive(Debug, Subcommand)]
+pub enum ServiceCommand {
+    /// Register a service
+    Add {
+        /// Service id: 1 to 128 of a-z 0-9 . -
+        id: String,
+        /// An https origin under which terminals reach it, such as https://shop.example; repeat for more
+        #[arg(long = "origin", value_name = "URL")]
+        origins: Vec<String>,
+        /// An attribute that it may receive where the user agrees: user, name, email, groups; repeat for more
+        #[arg(long = "release", value_name = "ATTRIBUTE")]
+        release: Vec<String>,
+        /// A group whose members may sign on; repeat for more [default: everybody]
+        #[arg(long = "allow-group", value_name = "GROUP")]
+        allow_groups: Vec<String>,
+        /// SHA-256 of its certificate's public key, as `clavigerd pki issue` prints it [default: any certificate of the authority]
+        #[arg(long, value_name = "HEX", value_parser = sha256)]
+        key_pin: Option<String>,
+    },
+    /// List all services
+    List,
+    /// Remove a service: nobody can sign on to it any more
+    Remove {
+        /// Service id
+        id: String,
+    },
+}
+
+/// `clavigerd plugin`
+#[derive(Debug, Subcommand)]
+pub enum PluginCommand {
+    /// Say what a plugin file is, without running anything of it
+    Inspect {
+        /// The shared library
+        file: PathBuf,
+    },
+    /// List the plugins of the running daemon
+    List,
+}
+
+/// `clavigerd pki`
+#[derive(Debug, Subcommand)]
+pub enum PkiCommand {
+    /// Make an authority: ca.pem, ca.key (mode 0600) and the realm, valid for ten years
+    Init {
+        /// Where; made with mode 0700 if there is none
+        directory: PathBuf,
+        /// The realm, 1 to 64 of a-z 0-9 . -
+        #[arg(long)]
+        realm: String,
+    },
+    /// Issue a certificate: NAME.pem and NAME.key (mode 0600)
+    Issue {
+        /// The directory of `pki init`
+        directory: PathBuf,
+        /// For whom.
+        #[command(subcommand)]
+        subject: SubjectCommand,
+    },
+}
+
+/// For whom a certificate is.
+#[derive(Debug, Subcommand)]
+pub enum SubjectCommand {
+    /// For [management.services]: manager.pem with the URI idb://REALM/manager
+    Manager {
+        /// How it is reached, and so on.
+        #[command(flatten)]
+        names: IssueArgs,
+    },
+    /// For [service] and [service.manager]: ID.pem with the URI idb://REALM/service/ID, server and client
+    Service {
+        /// Service id
+        id: String,
+        /// How it is reached, and so on.
+        #[command(flatten)]
+        names: IssueArgs,
+    },
+    /// For [management.terminals] or any other TLS server: NAME.pem
+    Server {
+        /// Name of the files, a-z 0-9 . -
+        name: String,
+        /// How it is reached, and so on.
+        #[command(flatten)]
+        names: IssueArgs,
+    },
+}
+
+/// How a server is reached, and how its certificate is made.
+#[derive(Debug, Args)]
+pub struct IssueArgs {
+    /// A DNS name; repeat for more
+    #[arg(long, value_name = "NAME")]
+    pub dns: Vec<String>,
+    /// An IP address; repeat for more
+    #[arg(long, value_name = "ADDRESS")]
+    pub ip: Vec<IpAddr>,
+    /// How long it is valid
+    #[arg(long, value_name = "DAYS", default_value_t = 90)]
+    pub days: u32,
+    /// Replace an earlier key and certificate
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `clavigerd keys`
+#[derive(Debug, Subcommand)]
+pub enum KeysCommand {
+    /// Make a key-encryption key: 32 random bytes as 64 hex digits, mode 0600; never replaces a file
+    Init {
+        /// The file for [management] key_encryption_key
+        file: PathBuf,
+    },
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).ok_or_else(|| "write it as 30m, 24h or 7d".to_owned())
+}
+
+fn sha256(text: &str) -> Result<String, String> {
+    match text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
+        true => Ok(text.to_ascii_lowercase()),
+        false => Err("64 hex digits are expected".to_owned()),
+    }
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  refused or failed (for status: not ready)
+  2  wrong usage
+  3  the configuration is wrong
+  4  the daemon cannot be reached";

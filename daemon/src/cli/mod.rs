@@ -1,0 +1,99 @@
+//! The command line of `clavigerd`.
+//!
+//! - [`args`]: what can be typed.
+//! - `failure`: what goes wrong, and the exit code of each.
+//! - `output`: tables and JSON.
+//! - `daemon`: `run`, `check`, `status`.
+//! - `users`, `services`, `plugins`: through the administration socket.
+//! - `pki`: certificates and keys; needs no daemon.
+
+pub mod args;
+mod daemon;
+mod failure;
+mod output;
+mod pki;
+mod plugins;
+mod services;
+mod users;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use clap::Parser;
+
+use args::{Cli, Command};
+use failure::Failure;
+use output::Output;
+
+/// Does what the arguments of this process say. For `run` it returns when the daemon has ended.
+pub fn main() -> ExitCode {
+    main_with(std::env::args_os())
+}
+
+/// [`main`] with the arguments as an argument; the first one is the program's name.
+pub fn main_with(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(e) => {
+            // Help and version are errors to clap, and no failures; 2 is its code for wrong usage.
+            let code = u8::try_from(e.exit_code()).unwrap_or(failure::USAGE);
+            let _ = e.print();
+            return ExitCode::from(code);
+        }
+    };
+    let output = Output::new(cli.common.json);
+    match dispatch(&cli, &output) {
+        Ok(code) => code,
+        Err(failure) => {
+            output.failure(&failure);
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+fn dispatch(cli: &Cli, output: &Output) -> Result<ExitCode, Failure> {
+    let common = &cli.common;
+    match &cli.command {
+        Command::Run => daemon::run(common)?,
+        Command::Check => daemon::check(common, output)?,
+        Command::Status => return daemon::status(common, output),
+        Command::User { command } => users::user(command, common, output)?,
+        Command::Service { command } => services::service(command, common, output)?,
+        Command::Plugin { command } => plugins::plugin(command, common, output)?,
+        Command::Pki { command } => pki::pki(command, output)?,
+        Command::Keys { command } => pki::keys(command, output)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent_and_every_argument_is_explained() {
+        Cli::command().debug_assert();
+        let mut open = vec![Cli::command()];
+        while let Some(command) = open.pop() {
+            assert!(command.get_about().is_some(), "{} has no help", command.get_name());
+            for argument in command.get_arguments() {
+                assert!(argument.get_help().is_some(), "{} {} has no help", command.get_name(), argument.get_id());
+            }
+            open.extend(command.get_subcommands().cloned());
+        }
+    }
+
+    #[test]
+    fn wrong_usage_has_its_own_exit_code() {
+        for arguments in [
+            &["clavigerd", "banana"][..],
+            &["clavigerd", "user", "add"],
+            &["clavigerd", "user", "enrol-code", "alice", "--valid", "24"],
+            &["clavigerd", "service", "add", "shop", "--key-pin", "xyz"],
+            &["clavigerd", "pki", "issue", "dir"],
+        ] {
+            assert_eq!(main_with(arguments), ExitCode::from(failure::USAGE), "{arguments:?}");
+        }
+    }
+}

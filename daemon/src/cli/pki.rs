@@ -1,0 +1,58 @@
+//! `clavigerd pki` and `clavigerd keys`: files only, no daemon.
+
+use serde_json::json;
+use time::OffsetDateTime;
+
+use super::{
+    args::{KeysCommand, PkiCommand, SubjectCommand},
+    failure::Failure,
+    output::{Lines, Output},
+};
+use crate::pki::{self, Issued, PkiError, Request, Subject};
+
+pub(super) fn pki(command: &PkiCommand, output: &Output) -> Result<(), Failure> {
+    let now = OffsetDateTime::now_utc();
+    let issued = match command {
+        PkiCommand::Init { directory, realm } => pki::authority::init(directory, realm, now)?,
+        PkiCommand::Issue { directory, subject } => {
+            let (subject, names) = match subject {
+                SubjectCommand::Manager { names } => (Subject::Manager, names),
+                SubjectCommand::Service { id, names } => (Subject::Service(id.clone()), names),
+                SubjectCommand::Server { name, names } => (Subject::Server(name.clone()), names),
+            };
+            let request =
+                Request { subject, dns: names.dns.clone(), ip: names.ip.clone(), days: names.days, force: names.force };
+            pki::authority::issue(directory, &request, now)?
+        }
+    };
+    output.answer(&issued, show)
+}
+
+pub(super) fn keys(command: &KeysCommand, output: &Output) -> Result<(), Failure> {
+    let KeysCommand::Init { file } = command;
+    pki::keys::init(file)?;
+    output.answer(&json!({ "key": file }), |_, out| {
+        out.line(format!("{}: a new key-encryption key; keep a copy in a safe place", file.display()));
+    })
+}
+
+fn show(issued: &Issued, out: &mut Lines) {
+    out.fields([
+        ("certificate", Some(issued.certificate.display().to_string())),
+        ("private key", Some(issued.private_key.display().to_string())),
+        ("expires", Some(issued.expires.clone())),
+        ("key pin", Some(issued.key_pin.clone())),
+    ]);
+}
+
+impl From<PkiError> for Failure {
+    fn from(error: PkiError) -> Self {
+        let word = match &error {
+            PkiError::Exists { .. } => "exists",
+            PkiError::NoAuthority { .. } => "no-authority",
+            PkiError::Invalid(_) => "invalid",
+            _ => "failed",
+        };
+        Self::Refused { word: word.to_owned(), detail: error.to_string() }
+    }
+}

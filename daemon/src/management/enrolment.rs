@@ -1,0 +1,277 @@
+//! Enrolment: codes, and the exchange that turns a code into a credential
+//! (protocol, section 8).
+
+use std::{sync::Arc, time::Duration};
+
+use claviger_plugin_api::PluginError;
+use claviger_protocol::{
+    Code, KemId, Realm, Secret32, Suite, SuiteId,
+    enrolment_code::EnrolmentCode,
+    management::enrol::{self, PendingEnrolment},
+    message::{Enrol3, EnrolBox},
+};
+use tracing::{info, warn};
+use zeroize::Zeroizing;
+
+use super::{
+    record::{
+        CredentialRecord, EnrolmentRecord, EnrolmentRef, Keys, OfferRecord, Suspension, UserRecord, enrolment_key,
+        user_key,
+    },
+    repository::{ChangeError, Repository},
+    sealing::{KeyEncryptionKey, Place, Unsealable},
+};
+use crate::{
+    clock::{self, Clock},
+    suites::Suites,
+};
+
+/// Hands out credentials.
+pub struct Enrolment {
+    /// The realm.
+    pub realm: Realm,
+    /// Enabled suites.
+    pub suites: Suites,
+    /// Enabled KEMs.
+    pub kems: Vec<KemId>,
+    /// The store.
+    pub repository: Repository,
+    /// Seals what is stored.
+    pub kek: Arc<KeyEncryptionKey>,
+    /// The time.
+    pub clock: Clock,
+    /// The least suite of new credentials.
+    pub suite_floor: SuiteId,
+    /// The least KEM of new credentials.
+    pub kem_floor: KemId,
+    /// Checked against when a code is not known, so that the time is the same.
+    pub dummy_psk: Secret32,
+}
+
+/// A code that was made, and when it ends in milliseconds since 1970.
+pub type NewCode = (EnrolmentCode, u64);
+
+/// Wrong MACs under one code before it is suspended.
+const MAX_BAD_MACS: u32 = 10;
+/// Kinds of secrets in an enrolment's record.
+const PSK: &str = "enrolment psk";
+const TAGS: &str = "enrolment tags";
+
+impl Enrolment {
+    /// Makes a code for a user; a former one that was not used ends.
+    pub async fn new_code(&self, user: &str, valid: Duration) -> Result<NewCode, ChangeError<()>> {
+        let failed = |_| PluginError::Unavailable("the cipher plugin failed".into());
+        let code = EnrolmentCode::new(self.suites.random_array().map_err(failed)?);
+        let expires_ms = clock::millis((self.clock)()) + valid.as_millis() as u64;
+        let id = code.id();
+        let psk = self
+            .seal(PSK, &id, code.psk().expose())
+            .map_err(|_| PluginError::Unavailable("the code could not be sealed".into()))?;
+        let record =
+            EnrolmentRecord { user: user.to_owned(), expires_ms, bad_macs: 0, psk: Some(psk), offer: None };
+        if !self.repository.create(&enrolment_key(&id), &record).await? {
+            return Err(ChangeError::Conflict); // 64 random bits were taken: ask again
+        }
+        let mut former = None;
+        let key = user_key(user);
+        let named = self.repository.change(&key, |user: &mut UserRecord| {
+            former = user.enrolment.replace(EnrolmentRef { id, expires_ms });
+            Ok::<_, ()>(true)
+        });
+        let named = named.await;
+        let superfluous = if named.is_ok() { former.map(|former| former.id) } else { Some(id) };
+        if let Some(id) = superfluous {
+            self.repository.remove::<EnrolmentRecord>(&enrolment_key(&id)).await?;
+        }
+        named?;
+        info!(target: "audit", event = "enrolment_code_made", user, "an enrolment code was made");
+        Ok((code, expires_ms))
+    }
+
+    /// Answers E1 with E2, or E3 with E4. `message` is attacker-controlled.
+    pub async fn handle(&self, message: &[u8]) -> Result<Vec<u8>, Code> {
+        match Enrol3::decode(message) {
+            Ok(e3) => self.confirm(e3).await,
+            Err(_) => self.offer(message).await,
+        }
+    }
+
+    async fn offer(&self, e1: &[u8]) -> Result<Vec<u8>, Code> {
+        let request = enrol::receive(e1, &self.realm, self.suites.ids(), &self.kems)?;
+        let suite = self.suites.get(request.suite()).ok_or(Code::Unsupported)?;
+        let id = request.id();
+        let key = enrolment_key(&id);
+        let found = self.repository.get::<EnrolmentRecord>(&key).await.map_err(|error| away(&error))?;
+        let now_ms = clock::millis((self.clock)());
+        let usable = found.as_ref().filter(|f| f.value.expires_ms > now_ms && f.value.bad_macs < MAX_BAD_MACS);
+        let psk = match usable.and_then(|found| found.value.psk.as_deref()) {
+            Some(sealed) => Some(self.open_psk(&id, sealed)?),
+            None => None,
+        };
+        let verified = match request.verify(suite, psk.as_ref().unwrap_or(&self.dummy_psk), psk.is_some()) {
+            Ok(verified) => verified,
+            Err(code) => {
+                if code == Code::AuthFailed && psk.is_some() {
+                    self.count_bad_mac(&key).await;
+                }
+                return Err(code);
+            }
+        };
+        let (Some(found), Some(psk)) = (found, psk) else { return Err(Code::AuthFailed) };
+        let user_id = &found.value.user;
+        let details = EnrolBox {
+            user_id: user_id.as_bytes().to_vec(),
+            epoch: 1,
+            suite_floor: self.suite_floor,
+            kem_floor: self.kem_floor,
+            server_time_ms: now_ms,
+        };
+        let random = || self.suites.random_array().map_err(|_| Code::Unavailable);
+        let (e2, pending) = verified.offer(suite, &psk, &details, &random()?, &Secret32::new(random()?))?;
+        let mut record = found.value.clone();
+        record.offer = Some(self.offer_record(&id, user_id, &pending, now_ms, suite.hash_len() as u8)?);
+        // Durable before the terminal sees it. A conflict means that the same
+        // code is in use elsewhere at this moment: the terminal asks again.
+        match self.repository.put(&key, found.version, &record).await {
+            Ok(true) => Ok(e2),
+            Ok(false) => Err(Code::Unavailable),
+            Err(error) => Err(away(&error)),
+        }
+    }
+
+    async fn confirm(&self, e3: Enrol3) -> Result<Vec<u8>, Code> {
+        let key = enrolment_key(&e3.id);
+        let found = self.repository.get::<EnrolmentRecord>(&key).await.map_err(|error| away(&error))?;
+        let now_ms = clock::millis((self.clock)());
+        let Some((found, offer)) =
+            found.and_then(|f| f.value.offer.clone().map(|offer| (f, offer))).filter(|(f, _)| f.value.expires_ms > now_ms)
+        else {
+            return Err(Code::AuthFailed);
+        };
+        let pending = self.pending(&e3.id, &found.value.user, &offer)?;
+        let e4 = pending.confirm(&e3)?;
+        if found.value.psk.is_none() {
+            return Ok(e4); // confirmed before: the same E3 gives the same E4
+        }
+        self.activate(&found.value.user, &e3.id, &offer.credential).await?;
+        let burn = |record: &mut EnrolmentRecord| Ok::<_, ()>(record.psk.take().is_some());
+        match self.repository.change(&key, burn).await {
+            Ok(_) | Err(ChangeError::NotFound) => {}
+            Err(ChangeError::Store(error)) => return Err(away(&error)),
+            Err(ChangeError::Conflict | ChangeError::Refused(())) => return Err(Code::Unavailable),
+        }
+        info!(target: "audit", event = "enrolled", user = found.value.user, "a terminal was enrolled");
+        metrics::counter!("claviger_enrolments_total").increment(1);
+        Ok(e4)
+    }
+
+    /// Makes the offered credential the user's. Doing it twice changes nothing.
+    async fn activate(&self, user: &str, id: &[u8; 8], credential: &CredentialRecord) -> Result<(), Code> {
+        let mut former = None;
+        let key = user_key(user);
+        let changed = self.repository.change(&key, |user: &mut UserRecord| {
+            let mine = user.enrolment.as_ref().is_some_and(|enrolment| enrolment.id == *id);
+            if user.credential.as_ref().is_some_and(|existing| existing.id == credential.id) {
+                return Ok(false);
+            }
+            if !mine {
+                return Err(()); // a newer code was made, or another terminal was enrolled
+            }
+            former = user.credential.replace(credential.clone());
+            user.enrolment = None;
+            if user.suspended == Some(Suspension::Clone) {
+                user.suspended = None; // the new keys heal it
+            }
+            Ok(true)
+        });
+        match changed.await {
+            Ok(_) => {}
+            Err(ChangeError::NotFound | ChangeError::Refused(())) => return Err(Code::AuthFailed),
+            Err(ChangeError::Conflict) => return Err(Code::Unavailable),
+            Err(ChangeError::Store(error)) => return Err(away(&error)),
+        }
+        if let Some(former) = former
+            && let Err(error) = self.repository.store().forget_counters(former.id).await
+        {
+            // Left-over rows cost space and nothing else: their credential is gone.
+            warn!(user, %error, "counters of a former credential were left behind");
+        }
+        Ok(())
+    }
+
+    fn offer_record(
+        &self,
+        id: &[u8; 8],
+        user: &str,
+        pending: &PendingEnrolment,
+        now_ms: u64,
+        hash_len: u8,
+    ) -> Result<OfferRecord, Code> {
+        let keys = Keys { unique: pending.unique_key.clone(), management: pending.management_key.clone() };
+        let sealed = keys.seal(&self.kek, self.realm.as_str(), user, 1).map_err(unsealable)?;
+        let tags = Zeroizing::new([pending.terminal_tag, pending.manager_tag].concat());
+        Ok(OfferRecord {
+            credential: CredentialRecord {
+                id: self.suites.random_array().map_err(|_| Code::Unavailable)?,
+                epoch: 1,
+                hash_len,
+                suite_floor: self.suite_floor.0,
+                kem_floor: self.kem_floor.to_wire(),
+                keys: sealed,
+                enrolled_ms: now_ms,
+            },
+            tags: self.seal(TAGS, id, &tags).map_err(unsealable)?,
+        })
+    }
+
+    fn pending(&self, id: &[u8; 8], user: &str, offer: &OfferRecord) -> Result<PendingEnrolment, Code> {
+        let keys = Keys::open(&self.kek, self.realm.as_str(), user, &offer.credential).map_err(unsealable)?;
+        let tags = self.open(TAGS, id, &offer.tags)?;
+        let (terminal, manager) = tags.split_at_checked(32).ok_or(Code::Unavailable)?;
+        Ok(PendingEnrolment {
+            unique_key: keys.unique,
+            management_key: keys.management,
+            terminal_tag: terminal.try_into().map_err(|_| Code::Unavailable)?,
+            manager_tag: manager.try_into().map_err(|_| Code::Unavailable)?,
+        })
+    }
+
+    fn open_psk(&self, id: &[u8; 8], sealed: &[u8]) -> Result<Secret32, Code> {
+        let psk = self.open(PSK, id, sealed)?;
+        Secret32::from_slice(&psk).ok_or(Code::Unavailable)
+    }
+
+    async fn count_bad_mac(&self, key: &str) {
+        let counted = self.repository.change(key, |record: &mut EnrolmentRecord| {
+            record.bad_macs += 1;
+            Ok::<_, ()>(true)
+        });
+        match counted.await {
+            Ok(record) if record.bad_macs >= MAX_BAD_MACS => {
+                warn!(target: "audit", event = "enrolment_code_suspended", user = record.user, "too many wrong attempts: the enrolment code is suspended, make another");
+            }
+            Ok(_) => {}
+            Err(error) => warn!(error = %format_args!("{error:?}"), "a wrong enrolment attempt was not counted"),
+        }
+    }
+
+    fn seal(&self, kind: &str, id: &[u8; 8], secret: &[u8]) -> Result<Vec<u8>, Unsealable> {
+        let owner = data_encoding::HEXLOWER.encode(id);
+        self.kek.seal(Place { realm: self.realm.as_str(), kind, owner: &owner, epoch: 0 }, secret)
+    }
+
+    fn open(&self, kind: &str, id: &[u8; 8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, Code> {
+        let owner = data_encoding::HEXLOWER.encode(id);
+        self.kek.open(Place { realm: self.realm.as_str(), kind, owner: &owner, epoch: 0 }, sealed).map_err(unsealable)
+    }
+}
+
+fn unsealable(_: Unsealable) -> Code {
+    tracing::error!(target: "audit", event = "record_tampered", "a secret of an enrolment does not open: wrong key-encryption key, or the record was exchanged");
+    Code::Unavailable
+}
+
+fn away(error: &PluginError) -> Code {
+    warn!(%error, "the user store gave no answer to an enrolment");
+    Code::Unavailable
+}

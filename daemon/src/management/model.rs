@@ -1,0 +1,134 @@
+//! What administrators see and say: the types of the administration API.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A user to be added.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewUser {
+    /// User id: 1 to 128 bytes, printable, without white space.
+    pub id: String,
+    /// Full name, released as attribute `name`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Mail address, released as attribute `email`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub email: Option<String>,
+    /// Groups, released as attribute `groups` and compared with a service's `allow_groups`.
+    #[serde(default)]
+    pub groups: Vec<String>,
+}
+
+/// Where a user's credential stands (protocol, section 10).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UserState {
+    /// Added, and not enrolled yet.
+    New,
+    /// Enrolled; may sign on.
+    Active,
+    /// Kept from signing on, by an administrator or because two live copies of its credential were seen.
+    Suspended,
+}
+
+/// A user as administrators see it. Holds no secret.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct User {
+    /// User id.
+    pub id: String,
+    /// Where the credential stands.
+    pub state: UserState,
+    /// Why it is suspended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Full name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Mail address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub email: Option<String>,
+    /// Groups.
+    pub groups: Vec<String>,
+    /// Key epoch; `None` before the first enrolment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u32>,
+    /// When it was added, RFC 3339.
+    pub created: String,
+    /// When its terminal enrolled, RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub enrolled: Option<String>,
+    /// When an unused enrolment code ends, RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code_expires: Option<String>,
+}
+
+/// One page of users, in the order of their ids.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct UserPage {
+    /// The users.
+    pub users: Vec<User>,
+    /// Hand this back as `after` for the next page; `None` at the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// An enrolment code, shown once.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct EnrolmentCode {
+    /// Whom it enrols.
+    pub user: String,
+    /// The code: a secret until it is used.
+    pub code: String,
+    /// When it ends, RFC 3339.
+    pub expires: String,
+}
+
+impl fmt::Debug for EnrolmentCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EnrolmentCode").field("user", &self.user).field("expires", &self.expires).finish_non_exhaustive()
+    }
+}
+
+/// A service to be registered, or one that is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Service {
+    /// Service id: 1 to 128 of `[a-z0-9.-]`.
+    pub id: String,
+    /// The https origins at which terminals reach it.
+    #[serde(default)]
+    pub origins: Vec<String>,
+    /// Attributes it may receive, of those the user consents to: `user`, `name`, `email`, `groups`.
+    #[serde(default)]
+    pub release: Vec<String>,
+    /// Groups whose members may sign on; empty for everybody.
+    #[serde(default)]
+    pub allow_groups: Vec<String>,
+    /// SHA-256 of its client certificate's SubjectPublicKeyInfo, 64 hex digits, when pinned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_pin: Option<String>,
+}
+
+/// Why an administrative call was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(tag = "error", content = "detail", rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum AdminError {
+    /// No such user or service.
+    #[error("there is no {0}")]
+    NotFound(String),
+    /// It is there already.
+    #[error("there is a {0} already")]
+    Exists(String),
+    /// A value is not allowed, and why.
+    #[error("{0}")]
+    Invalid(String),
+    /// Somebody else changed it at the same time, again and again.
+    #[error("{0} was changed by somebody else at the same time; try again")]
+    Conflict(String),
+    /// The store does not answer.
+    #[error("the user store is not available: {0}")]
+    Unavailable(String),
+}

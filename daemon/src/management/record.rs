@@ -1,0 +1,300 @@
+//! What the management role keeps in a user store: records in CBOR with
+//! numbered fields, so that a later version can add some.
+
+use claviger_plugin_api::IndexTerm;
+use claviger_protocol::{KemId, Secret32, SuiteId};
+use minicbor::{Decode, Encode};
+use zeroize::Zeroizing;
+
+use super::sealing::{KeyEncryptionKey, Place, Unsealable};
+
+/// A user.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub struct UserRecord {
+    /// User id.
+    #[n(0)]
+    pub id: String,
+    /// Why it is suspended; `None` when it is not.
+    #[n(1)]
+    pub suspended: Option<Suspension>,
+    /// Full name.
+    #[n(2)]
+    pub name: Option<String>,
+    /// Mail address.
+    #[n(3)]
+    pub email: Option<String>,
+    /// Groups.
+    #[n(4)]
+    pub groups: Vec<String>,
+    /// Milliseconds since 1970.
+    #[n(5)]
+    pub created_ms: u64,
+    /// The credential of its terminal, once enrolled.
+    #[n(6)]
+    pub credential: Option<CredentialRecord>,
+    /// The enrolment code that waits to be used.
+    #[n(7)]
+    pub enrolment: Option<EnrolmentRef>,
+}
+
+/// Why a user is kept out.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub enum Suspension {
+    /// By an administrator.
+    #[n(0)]
+    Administrator(#[n(0)] Option<String>),
+    /// Two live copies of the credential were seen. A new enrolment heals it.
+    #[n(1)]
+    Clone,
+}
+
+/// A credential: the keys of one terminal.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub struct CredentialRecord {
+    /// Names its counters in the store; random for each enrolment.
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub id: [u8; 16],
+    /// Current epoch.
+    #[n(1)]
+    pub epoch: u32,
+    /// Bytes of the hash its keys live in.
+    #[n(2)]
+    pub hash_len: u8,
+    /// The least suite it may use.
+    #[n(3)]
+    pub suite_floor: u16,
+    /// The least KEM it may use.
+    #[n(4)]
+    pub kem_floor: u8,
+    /// Unique key ‖ management authentication key, sealed.
+    #[cbor(n(5), with = "minicbor::bytes")]
+    pub keys: Vec<u8>,
+    /// Milliseconds since 1970.
+    #[n(6)]
+    pub enrolled_ms: u64,
+}
+
+/// Points from a user to its enrolment code.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct EnrolmentRef {
+    /// `eid`.
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub id: [u8; 8],
+    /// When the code ends, milliseconds since 1970.
+    #[n(1)]
+    pub expires_ms: u64,
+}
+
+/// An enrolment under way.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub struct EnrolmentRecord {
+    /// Whom it enrols.
+    #[n(0)]
+    pub user: String,
+    /// When the code ends, milliseconds since 1970.
+    #[n(1)]
+    pub expires_ms: u64,
+    /// Requests whose MAC was wrong.
+    #[n(2)]
+    pub bad_macs: u32,
+    /// The code's key, sealed; `None` once the code is burnt.
+    #[cbor(n(3), with = "minicbor::bytes")]
+    pub psk: Option<Vec<u8>>,
+    /// What was offered last and waits for its E3.
+    #[n(4)]
+    pub offer: Option<OfferRecord>,
+}
+
+/// An offered credential.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub struct OfferRecord {
+    /// The credential, as it will stand in the user's record.
+    #[n(0)]
+    pub credential: CredentialRecord,
+    /// What E3 must prove ‖ what E4 will say, sealed.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub tags: Vec<u8>,
+}
+
+/// A registered service.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub struct ServiceRecord {
+    /// Service id.
+    #[n(0)]
+    pub id: String,
+    /// Its https origins.
+    #[n(1)]
+    pub origins: Vec<String>,
+    /// Attributes it may receive.
+    #[n(2)]
+    pub release: Vec<String>,
+    /// Groups that may use it; empty for everybody.
+    #[n(3)]
+    pub allow_groups: Vec<String>,
+    /// SHA-256 of its certificate's public key.
+    #[cbor(n(4), with = "minicbor::bytes")]
+    pub key_pin: Option<Vec<u8>>,
+}
+
+/// A record type: how it is stored.
+pub trait Stored: Sized + Encode<()> + for<'b> Decode<'b, ()> {
+    /// The index in which it is listed, if any.
+    const INDEX: Option<&'static str>;
+
+    /// Its value in that index.
+    fn index_value(&self) -> &str;
+
+    /// Index terms to store it with.
+    fn terms(&self) -> Vec<IndexTerm> {
+        let term = |name: &str| IndexTerm { name: name.to_owned(), value: self.index_value().to_owned() };
+        Self::INDEX.map(term).into_iter().collect()
+    }
+
+    /// The record's bytes.
+    fn to_bytes(&self) -> Vec<u8> {
+        #[expect(clippy::expect_used, reason = "writing to a Vec cannot fail, and the types always encode")]
+        let bytes = minicbor::to_vec(self).expect("records encode");
+        bytes
+    }
+
+    /// From stored bytes.
+    fn from_bytes(bytes: &[u8]) -> Result<Self, minicbor::decode::Error> {
+        minicbor::decode(bytes)
+    }
+}
+
+impl Stored for UserRecord {
+    const INDEX: Option<&'static str> = Some("user");
+
+    fn index_value(&self) -> &str {
+        &self.id
+    }
+}
+
+impl Stored for ServiceRecord {
+    const INDEX: Option<&'static str> = Some("service");
+
+    fn index_value(&self) -> &str {
+        &self.id
+    }
+}
+
+impl Stored for EnrolmentRecord {
+    const INDEX: Option<&'static str> = None;
+
+    fn index_value(&self) -> &str {
+        &self.user
+    }
+}
+
+/// Record key of a user.
+pub fn user_key(id: &str) -> String {
+    format!("user/{id}")
+}
+
+/// Record key of a service.
+pub fn service_key(id: &str) -> String {
+    format!("service/{id}")
+}
+
+/// Record key of an enrolment.
+pub fn enrolment_key(id: &[u8; 8]) -> String {
+    format!("enrolment/{}", data_encoding::HEXLOWER.encode(id))
+}
+
+/// The keys of a credential, opened.
+#[derive(Debug, Clone)]
+pub struct Keys {
+    /// The unique key.
+    pub unique: Secret32,
+    /// The management authentication key.
+    pub management: Secret32,
+}
+
+impl Keys {
+    /// Seals both for a credential's record.
+    pub fn seal(&self, kek: &KeyEncryptionKey, realm: &str, user: &str, epoch: u32) -> Result<Vec<u8>, Unsealable> {
+        let both = Zeroizing::new([self.unique.expose().as_slice(), self.management.expose()].concat());
+        kek.seal(Self::place(realm, user, epoch), &both)
+    }
+
+    /// Opens a credential's keys.
+    pub fn open(kek: &KeyEncryptionKey, realm: &str, user: &str, record: &CredentialRecord) -> Result<Self, Unsealable> {
+        let both = kek.open(Self::place(realm, user, record.epoch), &record.keys)?;
+        let (unique, management) = both.split_at_checked(32).ok_or(Unsealable)?;
+        Ok(Self {
+            unique: Secret32::from_slice(unique).ok_or(Unsealable)?,
+            management: Secret32::from_slice(management).ok_or(Unsealable)?,
+        })
+    }
+
+    fn place<'a>(realm: &'a str, user: &'a str, epoch: u32) -> Place<'a> {
+        Place { realm, kind: "credential keys", owner: user, epoch }
+    }
+}
+
+impl CredentialRecord {
+    /// What it demands at least.
+    pub fn floor(&self) -> claviger_protocol::management::login::Floor {
+        claviger_protocol::management::login::Floor {
+            hash_len: usize::from(self.hash_len),
+            suite: SuiteId(self.suite_floor),
+            kem: KemId::from_wire(self.kem_floor).unwrap_or(KemId::X25519MlKem768),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_round_trip() {
+        let user = UserRecord {
+            id: "alice".into(),
+            suspended: Some(Suspension::Administrator(Some("left".into()))),
+            name: None,
+            email: Some("alice@example.org".into()),
+            groups: vec!["staff".into()],
+            created_ms: 1,
+            credential: Some(CredentialRecord {
+                id: [1; 16],
+                epoch: 2,
+                hash_len: 32,
+                suite_floor: 1,
+                kem_floor: 0,
+                keys: vec![3; 92],
+                enrolled_ms: 4,
+            }),
+            enrolment: Some(EnrolmentRef { id: [5; 8], expires_ms: 6 }),
+        };
+        assert_eq!(UserRecord::from_bytes(&user.to_bytes()).unwrap(), user);
+        let service = ServiceRecord {
+            id: "shop.example".into(),
+            origins: vec![],
+            release: vec!["user".into()],
+            allow_groups: vec![],
+            key_pin: None,
+        };
+        assert_eq!(ServiceRecord::from_bytes(&service.to_bytes()).unwrap(), service);
+        assert!(UserRecord::from_bytes(b"rubbish").is_err());
+    }
+
+    #[test]
+    fn keys_of_another_user_do_not_open() {
+        let kek = KeyEncryptionKey::new(&[7; 32]);
+        let keys = Keys { unique: Secret32::new([1; 32]), management: Secret32::new([2; 32]) };
+        let record = |user: &str, epoch| CredentialRecord {
+            id: [1; 16],
+            epoch,
+            hash_len: 32,
+            suite_floor: 1,
+            kem_floor: 0,
+            keys: keys.seal(&kek, "example", user, 1).unwrap(),
+            enrolled_ms: 0,
+        };
+        assert!(Keys::open(&kek, "example", "alice", &record("alice", 1)).is_ok());
+        assert!(Keys::open(&kek, "example", "alice", &record("bob", 1)).is_err());
+        assert!(Keys::open(&kek, "example", "alice", &record("alice", 2)).is_err());
+    }
+}

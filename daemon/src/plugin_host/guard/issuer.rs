@@ -1,0 +1,105 @@
+//! The guard of an issuer.
+
+use async_trait::async_trait;
+use claviger_plugin_api::{
+    IssueRequest, IssuedKey, KeyIssuer, KeyKind, PluginError, Presented, Session, Verified,
+};
+
+use super::{Call, Guard, ensure};
+
+pub(in super::super) struct GuardedIssuer<I> {
+    guard: Guard,
+    kind: KeyKind,
+    issuer: I,
+    issue: Call,
+    verify: Call,
+    revoke: Call,
+    published: Call,
+    health: Call,
+}
+
+impl<I: KeyIssuer> GuardedIssuer<I> {
+    pub(in super::super) fn new(guard: Guard, kind: KeyKind, issuer: I) -> Self {
+        Self {
+            issue: guard.call("issuer.issue"),
+            verify: guard.call("issuer.verify"),
+            revoke: guard.call("issuer.revoke"),
+            published: guard.call("issuer.published"),
+            health: guard.call("issuer.health"),
+            guard,
+            kind,
+            issuer,
+        }
+    }
+}
+
+#[async_trait]
+impl<I: KeyIssuer> KeyIssuer for GuardedIssuer<I> {
+    fn kind(&self) -> KeyKind {
+        self.kind
+    }
+
+    async fn issue(&self, request: IssueRequest) -> Result<IssuedKey, PluginError> {
+        let (kind, asked) = (self.kind, request.lifetime);
+        let check = move |issued: &IssuedKey| {
+            ensure(issued.kind == kind, || format!("a key of kind {:?} from an issuer of {kind:?}", issued.kind))?;
+            ensure(issued.lifetime <= asked, || format!("a key that lives for {:?}", issued.lifetime))?;
+            ensure(issued.lifetime.as_secs() > 0, || "a key without a lifetime".into())?;
+            key_id(&issued.key_id)?;
+            key(kind, issued.key.expose())
+        };
+        self.guard.run(&self.issue, self.issuer.issue(request), check).await
+    }
+
+    async fn verify(&self, presented: &Presented) -> Result<Verified, PluginError> {
+        let check = |verified: &Verified| match verified {
+            Verified::Session(found) => session(presented, found),
+            _ => Ok(()),
+        };
+        self.guard.run(&self.verify, self.issuer.verify(presented), check).await
+    }
+
+    async fn revoke(&self, key_id: &[u8]) -> Result<bool, PluginError> {
+        self.guard.run(&self.revoke, self.issuer.revoke(key_id), |_| Ok(())).await
+    }
+
+    async fn published(&self) -> Result<Option<String>, PluginError> {
+        let check = |text: &Option<String>| {
+            let len = text.as_ref().map_or(0, String::len);
+            ensure(len <= MAX_PUBLISHED, || format!("{len} bytes to publish"))
+        };
+        self.guard.run(&self.published, self.issuer.published(), check).await
+    }
+
+    async fn health(&self) -> Result<(), PluginError> {
+        self.guard.run(&self.health, self.issuer.health(), |()| Ok(())).await
+    }
+}
+
+/// The reply of the protocol (section 3.4) carries the name behind a length of one byte.
+fn key_id(key_id: &[u8]) -> Result<(), String> {
+    ensure((1..=64).contains(&key_id.len()), || format!("a key whose name has {} bytes", key_id.len()))
+}
+
+fn key(kind: KeyKind, key: &[u8]) -> Result<(), String> {
+    ensure((1..=MAX_KEY).contains(&key.len()), || format!("a key of {} bytes", key.len()))?;
+    match kind {
+        KeyKind::Mac => ensure(key.len() == 32, || format!("a MAC key of {} bytes", key.len())),
+        // It goes into an `Authorization` header.
+        _ => ensure(key.iter().all(u8::is_ascii_graphic), || "a key that is not printable ASCII".into()),
+    }
+}
+
+fn session(presented: &Presented, session: &Session) -> Result<(), String> {
+    key_id(&session.key_id)?;
+    let identity = &session.identity;
+    ensure(identity.service == presented.service, || "a session of another service".into())?;
+    ensure((1..=255).contains(&identity.subject.len()), || "a session without a subject".into())?;
+    ensure(identity.attributes.len() <= MAX_ATTRIBUTES, || {
+        format!("a session with {} bytes of attributes", identity.attributes.len())
+    })
+}
+
+const MAX_KEY: usize = 16 * 1024;
+const MAX_ATTRIBUTES: usize = 16 * 1024;
+const MAX_PUBLISHED: usize = 1024 * 1024;

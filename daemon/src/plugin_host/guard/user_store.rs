@@ -1,0 +1,114 @@
+//! The guard of a user store.
+
+use async_trait::async_trait;
+use claviger_plugin_api::{
+    CounterUse, Cursor, MAX_VALUE, Page, PluginError, Put, Record, Scan, UserStore, Verdict, Written,
+};
+
+use super::{Call, Guard, ensure};
+
+pub(in super::super) struct GuardedUserStore<S> {
+    guard: Guard,
+    store: S,
+    get: Call,
+    put: Call,
+    delete: Call,
+    scan: Call,
+    consume: Call,
+    forget_counters: Call,
+    health: Call,
+}
+
+impl<S: UserStore> GuardedUserStore<S> {
+    pub(in super::super) fn new(guard: Guard, store: S) -> Self {
+        Self {
+            get: guard.call("user_store.get"),
+            put: guard.call("user_store.put"),
+            delete: guard.call("user_store.delete"),
+            scan: guard.call("user_store.scan"),
+            consume: guard.call("user_store.consume"),
+            forget_counters: guard.call("user_store.forget_counters"),
+            health: guard.call("user_store.health"),
+            guard,
+            store,
+        }
+    }
+}
+
+#[async_trait]
+impl<S: UserStore> UserStore for GuardedUserStore<S> {
+    async fn get(&self, keys: &[String]) -> Result<Vec<Option<Record>>, PluginError> {
+        self.guard.run(&self.get, self.store.get(keys), |records| answers(keys, records)).await
+    }
+
+    async fn put(&self, put: Put) -> Result<Written, PluginError> {
+        let expected = put.expected;
+        self.guard.run(&self.put, self.store.put(put), move |w| written(w, expected, expected.wrapping_add(1))).await
+    }
+
+    async fn delete(&self, key: &str, expected: u64) -> Result<Written, PluginError> {
+        self.guard.run(&self.delete, self.store.delete(key, expected), move |w| written(w, expected, 0)).await
+    }
+
+    async fn scan(&self, scan: Scan) -> Result<Page, PluginError> {
+        let asked = scan.clone();
+        self.guard.run(&self.scan, self.store.scan(scan), move |found| page(&asked, found)).await
+    }
+
+    async fn consume(&self, uses: &[CounterUse]) -> Result<Vec<Verdict>, PluginError> {
+        let check = |verdicts: &Vec<Verdict>| {
+            ensure(verdicts.len() == uses.len(), || {
+                format!("{} verdicts on {} uses of counters", verdicts.len(), uses.len())
+            })
+        };
+        self.guard.run(&self.consume, self.store.consume(uses), check).await
+    }
+
+    async fn forget_counters(&self, credential: [u8; 16]) -> Result<(), PluginError> {
+        self.guard.run(&self.forget_counters, self.store.forget_counters(credential), |()| Ok(())).await
+    }
+
+    async fn health(&self) -> Result<(), PluginError> {
+        self.guard.run(&self.health, self.store.health(), |()| Ok(())).await
+    }
+}
+
+fn answers(keys: &[String], records: &[Option<Record>]) -> Result<(), String> {
+    ensure(records.len() == keys.len(), || format!("{} answers on {} keys", records.len(), keys.len()))?;
+    keys.iter().zip(records).try_for_each(|(key, found)| match found {
+        Some(found) => ensure(found.key == *key, || "a record under another key than asked".into()).and(record(found)),
+        None => Ok(()),
+    })
+}
+
+fn record(record: &Record) -> Result<(), String> {
+    ensure(record.version > 0, || "a record of version 0".into())?;
+    ensure(record.value.len() <= MAX_VALUE, || format!("a record of {} bytes", record.value.len()))?;
+    ensure(record.terms.len() <= MAX_TERMS, || format!("a record with {} terms", record.terms.len()))
+}
+
+fn written(written: &Written, expected: u64, then: u64) -> Result<(), String> {
+    match *written {
+        Written::Done(version) => {
+            ensure(version == then, || format!("version {version} after a write, where {then} is due"))
+        }
+        Written::Conflict(version) => {
+            ensure(version != expected, || format!("a conflict with version {version}, which was expected"))
+        }
+    }
+}
+
+fn page(asked: &Scan, page: &Page) -> Result<(), String> {
+    ensure(page.records.len() <= asked.limit, || {
+        format!("{} records where at most {} were asked", page.records.len(), asked.limit)
+    })?;
+    page.records.iter().try_for_each(|found| {
+        ensure(found.terms.iter().any(|term| term.name == asked.term), || "a record without the term asked".into())
+            .and(record(found))
+    })?;
+    // Otherwise whoever follows the cursors would never come to an end.
+    let goes_on = |next: &Cursor| asked.after.as_ref().is_none_or(|after| next > after);
+    ensure(page.next.as_ref().is_none_or(goes_on), || "a cursor that does not go on".into())
+}
+
+const MAX_TERMS: usize = 8;

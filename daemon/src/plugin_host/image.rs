@@ -1,0 +1,75 @@
+//! The bytes of a plugin: read once, hashed, and loaded from a memory file
+//! that nobody can change any more.
+
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+    os::fd::OwnedFd,
+    path::Path,
+};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use claviger_plugin_api::description::{Description, SECTION};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+
+use super::{elf, error::PluginLoadError};
+
+/// The largest plugin in bytes.
+pub(super) const MAX_BYTES: u64 = 256 * 1024 * 1024;
+
+/// A plugin file in memory.
+pub(super) struct Image {
+    bytes: Vec<u8>,
+    sha256: [u8; 32],
+}
+
+impl Image {
+    /// Reads the file. A file that grows or changes meanwhile does no harm:
+    /// what was read is what is hashed, checked and loaded.
+    pub(super) fn read(path: &Path) -> Result<Self, PluginLoadError> {
+        let file = File::open(path).map_err(PluginLoadError::Read)?;
+        let metadata = file.metadata().map_err(PluginLoadError::Read)?;
+        if !metadata.is_file() {
+            return Err(PluginLoadError::Read(io::Error::other("not a regular file")));
+        }
+        let mut bytes = Vec::new();
+        file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(PluginLoadError::Read)?;
+        if bytes.len() as u64 > MAX_BYTES {
+            return Err(PluginLoadError::TooLarge(metadata.len()));
+        }
+        let mut sha256 = [0; 32];
+        sha256.copy_from_slice(digest(&SHA256, &bytes).as_ref());
+        Ok(Self { bytes, sha256 })
+    }
+
+    pub(super) fn sha256(&self) -> [u8; 32] {
+        self.sha256
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    /// Whether the file is a library for this machine.
+    pub(super) fn check_elf(&self) -> Result<(), PluginLoadError> {
+        Ok(elf::check(&self.bytes)?)
+    }
+
+    /// What the plugin says of itself.
+    pub(super) fn description(&self) -> Result<Description, PluginLoadError> {
+        let text = elf::section(&self.bytes, SECTION)?.ok_or(PluginLoadError::NotAPlugin)?;
+        serde_json::from_slice(text).map_err(|error| PluginLoadError::Description(error.to_string()))
+    }
+
+    /// The same bytes as a sealed memory file, for `dlopen`.
+    pub(super) fn into_memory_file(self, name: &str) -> Result<OwnedFd, PluginLoadError> {
+        let make = || -> io::Result<OwnedFd> {
+            let fd = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+            let mut file = File::from(fd);
+            file.write_all(&self.bytes)?;
+            fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+            Ok(file.into())
+        };
+        make().map_err(PluginLoadError::MemoryFile)
+    }
+}

@@ -1,0 +1,246 @@
+//! The plugin host: loads plugins, gives them their services, and hands out
+//! their components guarded.
+//!
+//! - `elf`, `image`: what a file must be before anything of it is loaded, and how the hashed bytes become the loaded ones.
+//! - `abi`: the only module of the daemon that names `abi_stable`, and the only one with unsafe code.
+//! - `load`: one plugin from its configuration to its components.
+//! - `services`: what the host gives a plugin (log, metrics, clock, state store).
+//! - `guard`: the wrappers around components: measured, bounded in time, distrusted.
+//! - [`inspect`]: what a plugin file says of itself, without running it.
+//! - `status`: what the administration API shows of a plugin.
+//!
+//! A plugin is never unloaded: its threads and its log callsites may outlive
+//! whatever the host knows of it.
+
+#[expect(unsafe_code, reason = "dlopen, and the first look at what was opened")]
+mod abi;
+mod elf;
+mod error;
+mod guard;
+mod image;
+pub mod inspect;
+mod load;
+mod self_test;
+mod services;
+mod status;
+
+use std::{
+    collections::{HashMap, HashSet},
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use claviger_plugin_api::{CipherSuite, KeyIssuer, StateStore, UserStore};
+use tracing::{error, info, warn};
+
+pub use error::{PluginHostError, PluginLoadError};
+pub use status::{ComponentHealth, PluginState, PluginStatus, SuiteStatus};
+
+use load::Loaded;
+
+/// One `[[plugin]]` of the configuration.
+#[derive(Debug, Clone)]
+pub struct PluginConfig {
+    /// The name by which roles refer to it; unique.
+    pub name: String,
+    /// The shared library.
+    pub path: PathBuf,
+    /// What the file's SHA-256 must be.
+    pub sha256: Option<[u8; 32]>,
+    /// Whether the daemon refuses to start without it.
+    pub required: bool,
+    /// How long one asynchronous call may take.
+    pub deadline: Duration,
+    /// The plugin's own table: a JSON object.
+    pub configuration: serde_json::Value,
+}
+
+/// What plugins may ask of the host.
+#[derive(Clone)]
+pub struct HostServices {
+    /// Where the state store lies that plugins get.
+    pub state: StateSource,
+    /// The clock that plugins get.
+    pub clock: Arc<dyn Fn() -> SystemTime + Send + Sync>,
+}
+
+impl Default for HostServices {
+    /// No state store, and the system's clock.
+    fn default() -> Self {
+        Self { state: StateSource::None, clock: Arc::new(SystemTime::now) }
+    }
+}
+
+/// Where the state store for plugins lies.
+#[derive(Clone)]
+pub enum StateSource {
+    /// There is none.
+    None,
+    /// The daemon's own.
+    Store(Arc<dyn StateStore>),
+    /// That of the plugin of this name, which is loaded before the others.
+    Plugin(String),
+}
+
+/// The plugins of this daemon. Dropping it shuts their components down.
+pub struct PluginHost {
+    plugins: Vec<Entry>,
+    /// Which plugin serves a suite: the first one configured.
+    suites: HashMap<u16, Arc<dyn CipherSuite>>,
+}
+
+struct Entry {
+    status: PluginStatus,
+    loaded: Option<Loaded>,
+}
+
+impl PluginHost {
+    /// Loads the plugins in order. One that cannot be loaded is logged in one
+    /// line and kept out.
+    ///
+    /// Metrics go to the recorder that is installed by then. Must be called
+    /// inside a tokio runtime; plugins start on its blocking threads.
+    ///
+    /// # Errors
+    /// When a required plugin cannot be loaded, or two have one name.
+    pub async fn load(configs: &[PluginConfig], services: HostServices) -> Result<Self, PluginHostError> {
+        guard::describe_metrics();
+        check_names(configs)?;
+        let mut state = match &services.state {
+            StateSource::Store(store) => Some(store.clone()),
+            StateSource::None | StateSource::Plugin(_) => None,
+        };
+        let state_plugin = match &services.state {
+            StateSource::Plugin(name) => Some(name.as_str()),
+            _ => None,
+        };
+
+        let mut entries: Vec<Option<Entry>> = configs.iter().map(|_| None).collect();
+        let first = configs.iter().position(|config| Some(config.name.as_str()) == state_plugin);
+        let others = (0..configs.len()).filter(|i| Some(*i) != first);
+        for i in first.into_iter().chain(others) {
+            let entry = Entry::load(&configs[i], state.clone(), &services).await;
+            if Some(i) == first {
+                state = entry.loaded.as_ref().and_then(|loaded| loaded.state_store.clone());
+            }
+            entries[i] = Some(entry);
+        }
+        let host = Self { suites: HashMap::new(), plugins: entries.into_iter().flatten().collect() }.with_suites();
+        match host.missing(configs) {
+            missing if missing.is_empty() => Ok(host),
+            missing => Err(PluginHostError::Required(missing)),
+        }
+    }
+
+    /// The suite of that number, from the first plugin configured that has it.
+    pub fn suite(&self, id: u16) -> Option<Arc<dyn CipherSuite>> {
+        self.suites.get(&id).cloned()
+    }
+
+    /// The suite of that number from one plugin.
+    pub fn suite_from(&self, plugin: &str, id: u16) -> Option<Arc<dyn CipherSuite>> {
+        self.loaded(plugin)?.suites.iter().find(|(found, _)| *found == id).map(|(_, suite)| suite.clone())
+    }
+
+    /// The numbers of all suites, ascending.
+    pub fn suites(&self) -> Vec<u16> {
+        let mut suites: Vec<u16> = self.suites.keys().copied().collect();
+        suites.sort_unstable();
+        suites
+    }
+
+    /// The user store of a plugin.
+    pub fn user_store(&self, plugin: &str) -> Option<Arc<dyn UserStore>> {
+        self.loaded(plugin)?.user_store.clone()
+    }
+
+    /// The state store of a plugin.
+    pub fn state_store(&self, plugin: &str) -> Option<Arc<dyn StateStore>> {
+        self.loaded(plugin)?.state_store.clone()
+    }
+
+    /// The issuer of a plugin.
+    pub fn issuer(&self, plugin: &str) -> Option<Arc<dyn KeyIssuer>> {
+        self.loaded(plugin)?.issuer.clone()
+    }
+
+    /// All configured plugins in order, those that could not be loaded too.
+    pub fn list(&self) -> Vec<PluginStatus> {
+        self.plugins.iter().map(|entry| entry.status.clone()).collect()
+    }
+
+    /// Asks every store and issuer whether it can work; each within its deadline.
+    pub async fn health(&self) -> Vec<ComponentHealth> {
+        let loaded = self.plugins.iter().filter_map(|entry| Some((&entry.status.name, entry.loaded.as_ref()?)));
+        let mut answers = Vec::new();
+        for (plugin, loaded) in loaded {
+            if let Some(store) = &loaded.user_store {
+                answers.push(ComponentHealth::new(plugin, "user_store", store.health().await));
+            }
+            if let Some(store) = &loaded.state_store {
+                answers.push(ComponentHealth::new(plugin, "state_store", store.health().await));
+            }
+            if let Some(issuer) = &loaded.issuer {
+                answers.push(ComponentHealth::new(plugin, "issuer", issuer.health().await));
+            }
+        }
+        answers
+    }
+
+    fn loaded(&self, plugin: &str) -> Option<&Loaded> {
+        self.plugins.iter().find(|entry| entry.status.name == plugin)?.loaded.as_ref()
+    }
+
+    fn with_suites(mut self) -> Self {
+        let mut owner: HashMap<u16, &str> = HashMap::new();
+        for entry in &self.plugins {
+            for (id, suite) in entry.loaded.iter().flat_map(|loaded| &loaded.suites) {
+                if let Some(first) = owner.get(id) {
+                    warn!(
+                        plugin = entry.status.name,
+                        "suite {id:#06x} is served by plugin {first}, which is configured first"
+                    );
+                } else {
+                    owner.insert(*id, &entry.status.name);
+                    self.suites.insert(*id, suite.clone());
+                }
+            }
+        }
+        self
+    }
+
+    fn missing(&self, configs: &[PluginConfig]) -> Vec<String> {
+        let both = self.plugins.iter().zip(configs);
+        both.filter(|(entry, config)| config.required && entry.loaded.is_none())
+            .map(|(entry, _)| entry.status.line())
+            .collect()
+    }
+}
+
+impl Entry {
+    async fn load(config: &PluginConfig, state: Option<Arc<dyn StateStore>>, services: &HostServices) -> Self {
+        let mut status = PluginStatus::new(config);
+        let loaded = match load::load(config, state, services, &mut status).await {
+            Ok(loaded) => {
+                let version = status.version.as_deref().unwrap_or_default();
+                info!(plugin = config.name, path = %config.path.display(), version, "plugin loaded");
+                Some(loaded)
+            }
+            Err(error) => {
+                error!(plugin = config.name, path = %config.path.display(), "plugin not loaded: {error}");
+                status.fail(&error);
+                None
+            }
+        };
+        Self { status, loaded }
+    }
+}
+
+fn check_names(configs: &[PluginConfig]) -> Result<(), PluginHostError> {
+    let mut names = HashSet::new();
+    match configs.iter().find(|config| !names.insert(config.name.as_str())) {
+        Some(twice) => Err(PluginHostError::DuplicateName(twice.name.clone())),
+        None => Ok(()),
+    }
+}

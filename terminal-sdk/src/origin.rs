@@ -1,0 +1,118 @@
+//! The origins of services and servers: `https`, a host and a port.
+
+use std::{fmt, str::FromStr};
+
+use http::{
+    Uri,
+    uri::{Authority, PathAndQuery, Scheme},
+};
+
+use crate::error::{Error, Result};
+
+/// `https://host` or `https://host:port`, in lower case and without the
+/// default port, so that equal origins are equal texts.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Origin(Box<str>);
+
+impl Origin {
+    /// The origin of an absolute URI.
+    pub fn of(uri: &Uri) -> Result<Self> {
+        if uri.scheme() != Some(&Scheme::HTTPS) {
+            return Err(Error::Invalid(format!("`{uri}` does not start with https://; keys are sent over TLS only")));
+        }
+        let authority = uri.authority().ok_or_else(|| Error::Invalid(format!("`{uri}` has no host")))?;
+        if authority.as_str().contains('@') || authority.host().is_empty() {
+            return Err(Error::Invalid("an origin has a host and no user name".into()));
+        }
+        let host = authority.host().to_ascii_lowercase();
+        Ok(Self(match authority.port() {
+            Some(port) => match port.as_str().parse::<u16>() {
+                Ok(443) => format!("https://{host}"),
+                Ok(port) => format!("https://{host}:{port}"),
+                Err(_) => return Err(Error::Invalid(format!("`{port}` is not a port"))),
+            }
+            .into(),
+            None => format!("https://{host}").into(),
+        }))
+    }
+
+    /// The origin as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The URI of `path` (with its query, starting with `/`) at this origin.
+    pub fn uri(&self, path: &str) -> Result<Uri> {
+        let invalid = || Error::Invalid(format!("`{path}` is not a path"));
+        let authority: Authority = self.0["https://".len()..].parse().map_err(|_| invalid())?;
+        let path: PathAndQuery = path.parse().map_err(|_| invalid())?;
+        Uri::builder().scheme(Scheme::HTTPS).authority(authority).path_and_query(path).build().map_err(|_| invalid())
+    }
+}
+
+impl FromStr for Origin {
+    type Err = Error;
+
+    /// Reads `https://host[:port]`; a path other than `/` is an error.
+    fn from_str(text: &str) -> Result<Self> {
+        let uri: Uri = text.parse().map_err(|_| Error::Invalid(format!("`{text}` is not a URL")))?;
+        if !matches!(uri.path(), "" | "/") || uri.query().is_some() || text.contains('#') {
+            return Err(Error::Invalid(format!("`{text}` has a path; expected https://HOST or https://HOST:PORT")));
+        }
+        Self::of(&uri)
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_origins_are_equal_texts() {
+        for (text, origin) in [
+            ("https://Shop.Example", "https://shop.example"),
+            ("https://shop.example/", "https://shop.example"),
+            ("https://shop.example:443", "https://shop.example"),
+            ("https://shop.example:08443", "https://shop.example:8443"),
+            ("https://[::1]:8443", "https://[::1]:8443"),
+        ] {
+            assert_eq!(text.parse::<Origin>().unwrap().as_str(), origin);
+        }
+    }
+
+    #[test]
+    fn what_is_no_origin_is_refused() {
+        for text in [
+            "",
+            "shop.example",
+            "http://shop.example",
+            "https://shop.example/path",
+            "https://shop.example?q",
+            "https://shop.example#f",
+            "https://user@shop.example",
+            "https://shop.example:99999",
+            "ftp://shop.example",
+            "https://",
+        ] {
+            assert!(text.parse::<Origin>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_path_is_put_behind_the_origin() {
+        let origin: Origin = "https://shop.example:8443".parse().unwrap();
+        assert_eq!(origin.uri("/a/b?c=d").unwrap().to_string(), "https://shop.example:8443/a/b?c=d");
+    }
+}

@@ -1,0 +1,136 @@
+//! A plugin with every kind of component, each call of which can be told to
+//! misbehave: `{"call": "user_store.get", "how": "panic"}`. Without that it
+//! behaves, and keeps what it is given in memory.
+
+mod cipher;
+mod issuer;
+mod store;
+
+use std::{
+    future::poll_fn,
+    sync::Arc,
+    task::Poll,
+};
+
+use claviger_plugin_api::{Context, InitError, Plugin, export_plugin};
+use serde::Deserialize;
+
+export_plugin! {
+    name: "misbehaving",
+    provides: [cipher, user_store, state_store, issuer],
+    init: start,
+}
+
+/// What goes wrong where.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Settings {
+    /// `init`, `drop`, `cipher.seal`, `user_store.get` and so on.
+    call: String,
+    how: How,
+    /// The number of the suite; `0xff01` when it is 0.
+    pub(crate) suite: u16,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum How {
+    #[default]
+    Panic,
+    /// After the future was pending once.
+    PanicLater,
+    /// In the destructor of a future that is never ready.
+    PanicDropped,
+    /// A panic whose payload panics when it is dropped.
+    PanicTwice,
+    /// Never ready.
+    Hang,
+    /// An answer against the contract.
+    Lie,
+    /// An error.
+    Fail,
+}
+
+/// The settings in the hands of the components.
+#[derive(Clone)]
+pub(crate) struct Plan(Arc<Settings>);
+
+impl Plan {
+    /// Misbehaves if `call` is to; `true` when the answer is to be a lie.
+    pub(crate) async fn call(&self, call: &str) -> bool {
+        if self.0.call != call {
+            return false;
+        }
+        match self.0.how {
+            How::Lie => return true,
+            How::Fail => {}
+            How::Panic => panic!("told to panic in {call}"),
+            How::PanicTwice => std::panic::panic_any(PanicsWhenDropped),
+            How::PanicLater => {
+                let mut polled = false;
+                poll_fn(|context| {
+                    assert!(!polled, "told to panic in {call}, later");
+                    polled = true;
+                    context.waker().wake_by_ref();
+                    Poll::Pending::<()>
+                })
+                .await;
+            }
+            How::Hang => std::future::pending().await,
+            How::PanicDropped => {
+                let _held = PanicsWhenDropped;
+                std::future::pending().await
+            }
+        }
+        false
+    }
+
+    pub(crate) fn fails(&self, call: &str) -> bool {
+        self.0.call == call && self.0.how == How::Fail
+    }
+
+    pub(crate) fn lies(&self, call: &str) -> bool {
+        self.0.call == call && self.0.how == How::Lie
+    }
+
+    /// The same for calls without a future.
+    pub(crate) fn panic_in(&self, call: &str) {
+        assert!(self.0.call != call || self.0.how == How::Lie, "told to panic in {call}");
+    }
+}
+
+struct PanicsWhenDropped;
+
+impl Drop for PanicsWhenDropped {
+    fn drop(&mut self) {
+        panic!("told to panic when dropped");
+    }
+}
+
+fn start(context: Context) -> Result<Plugin, InitError> {
+    let plan = Plan(Arc::new(context.parse()?));
+    plan.panic_in("init");
+    tracing::info!(answer = 42, "starting");
+    metrics::counter!("test_starts").increment(2);
+    metrics::gauge!("test_gauge", "kind" => "a").set(1.5);
+    Ok(Plugin::new()
+        .with_suite(cipher::Suite(plan.clone()))
+        .with_user_store(store::Users::new(plan.clone()))
+        .with_state_store(store::States::new(plan.clone()))
+        .with_issuer(issuer::Issuer::new(plan, context.state))
+        .with_poll_in(|poll| {
+            tracing::trace!("polled");
+            poll();
+        }))
+}
+
+/// What `dlopen` runs, and `inspect` must not.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static CONSTRUCTOR: extern "C" fn() = {
+    extern "C" fn constructor() {
+        // SAFETY: the tests that load plugins read the environment on this thread only, afterwards.
+        unsafe { std::env::set_var("CLAVIGER_TEST_MISBEHAVING_RAN", "1") }
+    }
+    constructor
+};
