@@ -84,12 +84,12 @@ impl<'a> Received<'a> {
 
     /// Step 5: takes the outcome of the binding check.
     pub fn bound(self, check: BindingCheck) -> Result<Bound<'a>, Code> {
-        let holds = match (self.envelope.header.binding, check) {
-            (Binding::None, BindingCheck::NotRequired) => true,
-            (Binding::Challenge(_), BindingCheck::OwnChallenge) => true,
-            (Binding::TlsExporter(_), BindingCheck::ThisConnection) => true,
-            _ => false,
-        };
+        let holds = matches!(
+            (self.envelope.header.binding, check),
+            (Binding::None, BindingCheck::NotRequired)
+                | (Binding::Challenge(_), BindingCheck::OwnChallenge)
+                | (Binding::TlsExporter(_), BindingCheck::ThisConnection)
+        );
         if holds { Ok(Bound(self)) } else { Err(Code::BindMismatch) }
     }
 }

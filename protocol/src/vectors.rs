@@ -1,1 +1,230 @@
-//! The test vector format and its checker.
+//! The test vector format `idb1-vectors-1` (protocol, section 12) and its checker.
+//!
+//! [`check`] reproduces every intermediate and output of a vector twice over:
+//! step by step with the key schedule, and by running the parties' states with
+//! the vector's randomness.
+
+mod enrol;
+mod login;
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::Deserialize;
+
+use crate::{
+    registry::{KemId, SuiteId},
+    secret::Secret32,
+    suite::Suite,
+};
+
+/// A file of vectors.
+#[derive(Debug, Deserialize)]
+pub struct VectorFile {
+    /// `idb1-vectors-1`.
+    pub format: String,
+    /// The vectors.
+    pub vectors: Vec<Vector>,
+}
+
+/// One vector: a run with fixed keys and randomness.
+#[derive(Debug, Deserialize)]
+pub struct Vector {
+    /// Its name.
+    pub name: String,
+    /// `login`, `rotate` or `enrol`.
+    pub kind: String,
+    /// Suite number, such as `0x0001`.
+    pub suite: String,
+    /// KEM number.
+    pub kem: u8,
+    /// What goes in.
+    pub inputs: BTreeMap<String, serde_json::Value>,
+    /// Values on the way.
+    #[serde(default)]
+    pub intermediate: BTreeMap<String, serde_json::Value>,
+    /// What comes out.
+    pub outputs: BTreeMap<String, serde_json::Value>,
+    /// Lengths of messages in bytes.
+    #[serde(default)]
+    pub sizes: BTreeMap<String, usize>,
+}
+
+/// What became of one vector.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// So many values were reproduced: all that the vector has.
+    Reproduced(usize),
+    /// It could not be tried, and why.
+    Skipped(String),
+    /// It was not reproduced: what differs.
+    Failed(Vec<String>),
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Reproduced(values) => write!(f, "ok, {values} values"),
+            Self::Skipped(why) => write!(f, "skipped: {why}"),
+            Self::Failed(differences) => write!(f, "FAILED: {}", differences.join("; ")),
+        }
+    }
+}
+
+/// Reads a file of vectors.
+pub fn parse(text: &str) -> Result<VectorFile> {
+    let file: VectorFile = serde_json::from_str(text).map_err(|error| format!("not a vector file: {error}"))?;
+    if file.format != "idb1-vectors-1" {
+        return Err(format!("the format is `{}`; expected `idb1-vectors-1`", file.format));
+    }
+    Ok(file)
+}
+
+/// Checks one vector; `suite` finds the implementation to check.
+pub fn check<'s>(vector: &Vector, suite: impl Fn(SuiteId) -> Option<&'s dyn Suite>) -> Outcome {
+    let id: SuiteId = match vector.suite.parse() {
+        Ok(id) => id,
+        Err(error) => return Outcome::Failed(vec![error]),
+    };
+    let Some(kem) = KemId::from_wire(vector.kem) else {
+        return Outcome::Failed(vec![format!("kem {} is not assigned", vector.kem)]);
+    };
+    if kem == KemId::X25519MlKem768 {
+        return Outcome::Skipped(format!("kem {kem} is not offered"));
+    }
+    let Some(suite) = suite(id) else {
+        return Outcome::Skipped(format!("suite {id} is not offered"));
+    };
+    let run = match vector.kind.as_str() {
+        "login" => login::run,
+        "enrol" => enrol::run,
+        other => return Outcome::Skipped(format!("kind `{other}` is not implemented")),
+    };
+    let mut checker = Checker { vector, reproduced: 0, differences: Vec::new() };
+    if let Err(error) = run(&mut checker, suite, id, kem) {
+        checker.differences.push(error);
+    }
+    checker.finish()
+}
+
+/// Compares what was computed with what the vector says, and notes what was
+/// not compared.
+struct Checker<'a> {
+    vector: &'a Vector,
+    reproduced: usize,
+    differences: Vec<String>,
+}
+
+type Result<T> = std::result::Result<T, String>;
+
+impl Checker<'_> {
+    fn equal(&mut self, name: &str, computed: &[u8]) {
+        let expected = self.vector.intermediate.get(name).or_else(|| self.vector.outputs.get(name));
+        let expected = expected.and_then(|value| value.as_str());
+        match expected {
+            Some(expected) if *expected == data_encoding::HEXLOWER.encode(computed) => self.reproduced += 1,
+            Some(_) => self.differences.push(format!("{name} differs")),
+            None => self.differences.push(format!("{name} is missing in the vector")),
+        }
+    }
+
+    fn that(&mut self, what: &str, holds: bool) {
+        if !holds {
+            self.differences.push(what.to_owned());
+        }
+    }
+
+    fn size(&mut self, name: &str, computed: usize) {
+        if let Some(expected) = self.vector.sizes.get(name)
+            && *expected != computed
+        {
+            self.differences.push(format!("size of {name}: {computed} instead of {expected} bytes"));
+        }
+    }
+
+    fn finish(mut self) -> Outcome {
+        let values = self.vector.intermediate.len() + self.vector.outputs.len();
+        if self.differences.is_empty() && self.reproduced < values {
+            self.differences.push(format!("only {} of {values} values were computed", self.reproduced));
+        }
+        if self.differences.is_empty() {
+            Outcome::Reproduced(self.reproduced)
+        } else {
+            Outcome::Failed(self.differences)
+        }
+    }
+
+    fn text(&self, name: &str) -> Result<&str> {
+        let value = self.vector.inputs.get(name).and_then(|value| value.as_str());
+        value.ok_or_else(|| format!("input {name} is missing"))
+    }
+
+    fn number(&self, name: &str) -> Result<u64> {
+        let value = self.vector.inputs.get(name).and_then(serde_json::Value::as_u64);
+        value.ok_or_else(|| format!("input {name} is missing or not a number"))
+    }
+
+    fn bytes(&self, name: &str) -> Result<Vec<u8>> {
+        data_encoding::HEXLOWER.decode(self.text(name)?.as_bytes()).map_err(|error| format!("input {name}: {error}"))
+    }
+
+    fn array<const N: usize>(&self, name: &str) -> Result<[u8; N]> {
+        let bytes = self.bytes(name)?;
+        bytes.try_into().map_err(|_| format!("input {name} does not have {N} bytes"))
+    }
+
+    fn secret(&self, name: &str) -> Result<Secret32> {
+        self.array(name).map(Secret32::new)
+    }
+
+    /// A secret of a KEM: empty where there is none.
+    fn kem_secret(&self, name: &str) -> Result<Secret32> {
+        if self.text(name)?.is_empty() { Ok(Secret32::new([0; 32])) } else { self.secret(name) }
+    }
+}
+
+fn show(error: impl fmt::Display) -> String {
+    error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::aws_lc::AwsLc;
+
+    fn published() -> VectorFile {
+        parse(include_str!("../tests/vectors/idb1.json")).unwrap()
+    }
+
+    fn built_in(id: SuiteId) -> Option<&'static dyn Suite> {
+        AwsLc::suite(id).map(|suite| suite as &dyn Suite)
+    }
+
+    #[test]
+    fn published_vectors_are_reproduced() {
+        for vector in published().vectors {
+            let outcome = check(&vector, built_in);
+            match vector.name.as_str() {
+                "rot-hybrid" => assert!(matches!(outcome, Outcome::Skipped(_)), "{outcome}"),
+                name => assert!(matches!(outcome, Outcome::Reproduced(10..)), "{name}: {outcome}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_changed_value_is_noticed_wherever_it_stands() {
+        for mut vector in published().vectors.into_iter().filter(|v| v.name != "rot-hybrid") {
+            let names: Vec<_> = vector.intermediate.keys().chain(vector.outputs.keys()).cloned().collect();
+            for name in names {
+                let values =
+                    if vector.outputs.contains_key(&name) { &mut vector.outputs } else { &mut vector.intermediate };
+                let value = values[&name].as_str().unwrap().to_owned();
+                values.insert(name.clone(), format!("{value}00").into());
+                let outcome = check(&vector, built_in);
+                let values =
+                    if vector.outputs.contains_key(&name) { &mut vector.outputs } else { &mut vector.intermediate };
+                values.insert(name.clone(), value.into());
+                assert!(matches!(outcome, Outcome::Failed(_)), "{}: {name}: {outcome}", vector.name);
+            }
+        }
+    }
+}

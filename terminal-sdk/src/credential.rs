@@ -282,7 +282,10 @@ pub(crate) mod tests {
         credential.add_service(service("shop", "https://shop.example")).unwrap();
         assert_eq!(credential.services.len(), 2);
         assert_eq!(credential.service("shop").unwrap().origin.as_str(), "https://shop.example");
-        assert_eq!(credential.service("https://SHOP.example:444/").unwrap().origin.as_str(), "https://shop.example:444");
+        assert_eq!(
+            credential.service("https://SHOP.example:444/").unwrap().origin.as_str(),
+            "https://shop.example:444"
+        );
         assert!(matches!(credential.service("https://evil.example"), Err(Error::UnknownService(_))));
         assert!(credential.add_service(service("evil", "https://shop.example")).is_err());
         credential.remove_service(&"https://shop.example".parse().unwrap()).unwrap();

@@ -45,9 +45,7 @@ impl CredentialFile {
     /// Reads the credential; `None` when there is none.
     pub fn try_load(&self) -> Result<Option<Credential>> {
         let Some(bytes) = durable::read(&self.path)? else { return Ok(None) };
-        Credential::decode(&bytes)
-            .map(Some)
-            .map_err(|reason| Error::Damaged { path: self.path.clone(), reason })
+        Credential::decode(&bytes).map(Some).map_err(|reason| Error::Damaged { path: self.path.clone(), reason })
     }
 
     /// Changes the credential; what `change` did is on the disk on return.
@@ -111,8 +109,7 @@ impl CredentialFile {
     }
 
     fn store(&self, credential: &Credential) -> Result<()> {
-        let bytes =
-            credential.encode().map_err(|reason| Error::Damaged { path: self.path.clone(), reason })?;
+        let bytes = credential.encode().map_err(|reason| Error::Damaged { path: self.path.clone(), reason })?;
         durable::write(&self.path, &bytes)
     }
 
@@ -168,8 +165,7 @@ mod tests {
         let file = CredentialFile::new(directory.path().join("new/credential.json"));
         file.install(sample(), false).unwrap();
         file.take_counter().unwrap();
-        let service =
-            crate::Service { id: "shop".parse().unwrap(), origin: "https://shop".parse().unwrap(), ca: None };
+        let service = crate::Service { id: "shop".parse().unwrap(), origin: "https://shop".parse().unwrap(), ca: None };
         file.update(|credential| {
             credential.pending = None;
             credential.add_service(service)

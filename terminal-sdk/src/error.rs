@@ -204,10 +204,9 @@ mod tests {
     #[test]
     fn every_code_says_what_to_do() {
         for code in Code::ALL.into_iter().filter(|code| *code != Code::Ok) {
-            for text in [
-                Error::Refused { origin: "https://a".into(), code }.to_string(),
-                Error::Denied { code }.to_string(),
-            ] {
+            for text in
+                [Error::Refused { origin: "https://a".into(), code }.to_string(), Error::Denied { code }.to_string()]
+            {
                 assert!(text.contains(';') && !text.contains('\n'), "{text}");
             }
         }

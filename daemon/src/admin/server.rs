@@ -132,6 +132,13 @@ pub(super) struct Caller {
     pub(super) pid: i32,
 }
 
+impl Caller {
+    /// Nobody is never allowed, whatever the list says.
+    fn may(self, allowed: &[u32]) -> bool {
+        self.uid != u32::MAX && allowed.contains(&self.uid)
+    }
+}
+
 impl Connected<IncomingStream<'_, UnixListener>> for Caller {
     fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
         match stream.io().peer_cred() {
@@ -148,7 +155,7 @@ async fn admit(
     mut request: Request,
     next: Next,
 ) -> Response {
-    if caller.uid == u32::MAX || !allowed.contains(&caller.uid) {
+    if !caller.may(&allowed) {
         tracing::warn!(target: "audit", uid = caller.uid, pid = caller.pid, path = request.uri().path(), "not allowed");
         let detail = format!("uid {} is not root, the daemon's user, or in admin.allow_uids", caller.uid);
         return Problem::new(StatusCode::FORBIDDEN, "forbidden", detail).into_response();
@@ -172,5 +179,112 @@ fn clear(path: &Path) -> Result<(), AdminServerError> {
         Ok(_) => Err(AdminServerError::Taken(path.to_owned())),
         Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(failed),
         Err(e) => Err(failed(e)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener as StdUnixListener;
+
+    use super::*;
+    use crate::{
+        admin::{AdminClient, ClientError},
+        plugin_host::HostServices,
+    };
+
+    fn config(socket: &Path) -> AdminConfig {
+        AdminConfig { socket: socket.to_owned(), allow_uids: Vec::new() }
+    }
+
+    /// A daemon without the management role and without plugins.
+    async fn state() -> Arc<AdminState> {
+        let readiness = Readiness::new();
+        readiness.register("service").ready();
+        Arc::new(AdminState {
+            management: None,
+            plugins: Arc::new(PluginHost::load(&[], HostServices::default()).await.unwrap()),
+            readiness,
+            roles: Roles { management: false, service: true },
+            realm: "example".into(),
+            started: Instant::now(),
+        })
+    }
+
+    #[tokio::test]
+    async fn a_call_gets_its_answer_or_a_refusal_with_a_word() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("run/admin.sock");
+        let server = AdminServer::bind(&config(&socket)).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&socket), mode(&directory.path().join("run"))), (0o660, 0o750));
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(server.run(state().await, stop.clone()));
+
+        let client = AdminClient::new(&socket);
+        let status = client.status().await.unwrap();
+        assert_eq!(
+            (status.realm.as_str(), status.roles, status.readiness.ready),
+            ("example", vec!["service".into()], true)
+        );
+        assert!(client.plugins().await.unwrap().is_empty());
+        match client.user("../a b/%").await {
+            Err(ClientError::Refused(problem)) => assert_eq!((problem.status, problem.word()), (404, "no-management")),
+            other => panic!("{other:?}"),
+        }
+        assert!(matches!(AdminServer::bind(&config(&socket)), Err(AdminServerError::Taken(_))));
+
+        stop.cancel();
+        serving.await.unwrap();
+        assert!(!socket.exists(), "the socket is left behind");
+        assert!(matches!(client.status().await, Err(ClientError::Unreachable { .. })));
+    }
+
+    #[tokio::test]
+    async fn what_is_no_proper_request_is_a_problem_document() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("admin.sock");
+        let server = AdminServer::bind(&config(&socket)).unwrap();
+        tokio::spawn(server.run(state().await, CancellationToken::new()));
+        for (request, status, word) in [
+            ("GET /v2/users", 404, "no-such-path"),
+            ("PUT /v1/users", 405, "method-not-allowed"),
+            ("GET /v1/users?limit=x", 400, "malformed"),
+            ("GET /v1/users?colour=red", 400, "malformed"),
+            ("GET /v1/users?limit=0", 422, "invalid"),
+            ("POST /v1/users", 415, "malformed"),
+        ] {
+            let mut stream = tokio::net::UnixStream::connect(&socket).await.unwrap();
+            let text = format!("{request} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+            stream.write_all(text.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+            let problem: Problem = serde_json::from_str(body).unwrap_or_else(|e| panic!("{request}: {e} in {answer}"));
+            assert_eq!((problem.status, problem.word()), (status, word), "{request}");
+            assert!(head.contains(&format!(" {status} ")) && head.contains("application/problem+json"), "{head}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stale_socket_is_replaced_and_a_file_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("admin.sock");
+        drop(StdUnixListener::bind(&socket).unwrap());
+        assert!(socket.exists());
+        drop(AdminServer::bind(&config(&socket)).unwrap());
+        fs::remove_file(&socket).unwrap();
+        fs::write(&socket, "precious").unwrap();
+        assert!(matches!(AdminServer::bind(&config(&socket)), Err(AdminServerError::NotASocket(_))));
+        assert_eq!(fs::read_to_string(&socket).unwrap(), "precious");
+    }
+
+    #[test]
+    fn nobody_but_the_named_is_allowed() {
+        let caller = |uid| Caller { uid, pid: 1 };
+        let allowed = [1000, 0, 500];
+        assert!(caller(0).may(&allowed) && caller(1000).may(&allowed) && caller(500).may(&allowed));
+        assert!(!caller(1001).may(&allowed));
+        assert!(!caller(u32::MAX).may(&[u32::MAX]));
     }
 }

@@ -96,7 +96,7 @@ pub enum Command {
 pub enum UserCommand {
     /// Add a user, who then needs an enrolment code
     Add {
-        /// User id: 1 to 128 bytes, printable, without white space
+        /// User id: 1 to 128 bytes, printable, without white space and `/`
         id: String,
         /// Full name
         #[arg(long)]

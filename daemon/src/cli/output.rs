@@ -87,11 +87,11 @@ mod tests {
     #[test]
     fn columns_line_up_and_control_characters_do_not_reach_the_terminal() {
         let mut lines = Lines::default();
-        lines.table(["ID", "NAME"], [["ä".into(), "x".into()], ["longer".into(), "\u{1b}[31mred\n".into()]]);
+        lines.table(["ID", "NAME"], [["ä".into(), "x".into()], ["longer".into(), "\u{1b}[31mr\ned".into()]]);
         lines.fields([("id", Some("a".into())), ("reason", None), ("state", Some("new".into()))]);
         assert_eq!(
             lines.0,
-            ["ID      NAME", "ä       x", "longer  \u{fffd}[31mred\u{fffd}", "id      a", "state   new"]
+            ["ID      NAME", "ä       x", "longer  \u{fffd}[31mr\u{fffd}ed", "id      a", "state   new"]
         );
     }
 }

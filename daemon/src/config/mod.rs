@@ -23,8 +23,11 @@ pub use problem::{ConfigError, Problem};
 pub use types::*;
 pub use values::parse_duration;
 
+use config::{ConfigBuilder, builder::DefaultState};
 use layer::Layers;
 use reader::{Context, Table};
+
+type Builder = ConfigBuilder<DefaultState>;
 
 /// Where the configuration is when nobody says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/claviger";
@@ -53,7 +56,7 @@ pub fn load_with(path: &Path, variables: impl IntoIterator<Item = (String, Strin
     }
     layers.add_environment(variables);
     let unreadable = layers.unreadable;
-    let builder = layers.layers.iter().cloned().fold(config::Config::builder(), config::ConfigBuilder::add_source);
+    let builder = layers.layers.iter().cloned().fold(Builder::default(), Builder::add_source);
     let context = Context::new(layers.index, layers.problems);
     let result = match builder.build() {
         Ok(_) if unreadable => None,

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Request, Response,
-    sign_on::{MAX_OFFSET_MS, kem_above_floor, offset},
+    sign_on::{MAX_OFFSET_MS, offset},
 };
 use crate::{
     credential::{Credential, NewCredential, Pending},
@@ -88,15 +88,12 @@ impl AwaitOffer {
             unique_key: offered.unique_key,
             management_key: offered.management_key,
             suite,
-            kem: kem_above_floor(kem, details.kem_floor),
+            kem: kem.max(details.kem_floor),
             suite_floor: details.suite_floor,
             kem_floor: details.kem_floor,
             clock_offset_ms: if correct { offset_ms } else { 0 },
             ca,
-            pending: Pending {
-                confirm: Zeroizing::new(offered.confirm),
-                expected: Secret32::new(*done.expected()),
-            },
+            pending: Pending { confirm: Zeroizing::new(offered.confirm), expected: Secret32::new(*done.expected()) },
         }))
     }
 }

@@ -2,7 +2,7 @@
 //! [`AwaitReply::receive`] → a key, a new [`Step`] or an error.
 
 use claviger_protocol::{
-    Code, KemId, ServiceId, Suite,
+    Code, ServiceId, Suite,
     message::{Binding, KeyGrant, Scope},
     terminal::login::{self, Accept, Login, LoginRandom, Refused, SignedOn},
 };
@@ -71,8 +71,8 @@ impl NeedChallenge {
     /// Takes the challenge. `origin` is for messages.
     pub fn receive(self, response: &Response, origin: &str) -> Result<Ready> {
         let challenge = <[u8; 32]>::try_from(&response.body[..]).ok().filter(|_| response.status == 200);
-        let challenge = challenge
-            .ok_or_else(|| Error::NotProtocol { origin: origin.to_owned(), status: response.status })?;
+        let challenge =
+            challenge.ok_or_else(|| Error::NotProtocol { origin: origin.to_owned(), status: response.status })?;
         Ok(Ready { run: self.0, binding: Binding::Challenge(challenge) })
     }
 }
@@ -192,11 +192,6 @@ impl AwaitReply {
             Err(_) => plain(Err(Error::Crypto("the cipher library failed"))),
         }
     }
-}
-
-/// The least key agreement that satisfies both the wish and the floor.
-pub(crate) fn kem_above_floor(wish: KemId, floor: KemId) -> KemId {
-    wish.max(floor)
 }
 
 /// The server's clock minus ours in milliseconds, saturating.

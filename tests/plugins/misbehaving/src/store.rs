@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -29,7 +29,7 @@ impl Users {
     }
 
     fn records(&self) -> MutexGuard<'_, BTreeMap<String, Record>> {
-        self.records.lock().unwrap()
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -124,7 +124,7 @@ impl States {
     }
 
     fn values(&self) -> MutexGuard<'_, BTreeMap<String, Vec<u8>>> {
-        self.values.lock().unwrap()
+        self.values.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -14,13 +14,13 @@ fn start(_: Context) -> Result<Plugin, InitError> {
     Err(InitError::Failed("a plugin of another major version was started".into()))
 }
 
-/// What `dlopen` would run.
+/// What `dlopen` would run: it leaves a mark.
 #[used]
 #[unsafe(link_section = ".init_array")]
 static CONSTRUCTOR: extern "C" fn() = {
     extern "C" fn constructor() {
-        // SAFETY: the tests that load plugins read the environment on this thread only, afterwards.
-        unsafe { std::env::set_var("CLAVIGER_TEST_OTHER_MAJOR_RAN", "1") }
+        let mark = format!("claviger-other-major-ran-{}", std::process::id());
+        let _ = std::fs::write(std::env::temp_dir().join(mark), b"");
     }
     constructor
 };
