@@ -1,2 +1,69 @@
-//! Being written.
-fn main() {}
+//! The project's own commands: `cargo xtask --help`.
+
+#![forbid(unsafe_code)]
+
+mod cargo;
+mod packages;
+mod quickstart;
+mod test;
+mod vectors;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+use claviger_testkit::Result;
+
+/// The project's own commands.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Build everything and show a real sign-on
+    ///
+    /// Makes an authority, keys and a configuration below target/quickstart, runs the daemon on the
+    /// embedded store, enrols a user with the real terminal, signs on, and makes a request that
+    /// reaches a sample application with the user's identity. Then it stays up and prints what to try.
+    Quickstart {
+        /// End after the demonstration
+        #[arg(long)]
+        once: bool,
+        /// Run the two roles as two daemons over mutual TLS
+        #[arg(long)]
+        split: bool,
+    },
+    /// Install what the tests need, and run all of them
+    ///
+    /// Installs Debian packages when it is root, otherwise it names those that are missing.
+    Test {
+        /// Only tests whose name contains this
+        filter: Option<String>,
+    },
+    /// Check files of test vectors with each cipher plugin
+    Vectors {
+        /// Files of format idb1-vectors-1 [default: the published vectors]
+        files: Vec<PathBuf>,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Quickstart { once, split } => quickstart::run(once, split),
+        Command::Test { filter } => test::run(filter.as_deref()),
+        Command::Vectors { files } => vectors::run(&files),
+    }
+}

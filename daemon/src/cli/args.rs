@@ -24,6 +24,7 @@ pub struct Cli {
 
 /// Options of every command.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Options of every command")]
 pub struct Common {
     /// Configuration: a file, or a directory of which all *.toml are merged [default: /etc/claviger]
     #[arg(long, value_name = "PATH", global = true, env = "CLAVIGER_CONFIG")]
@@ -43,7 +44,7 @@ pub struct Common {
 pub enum Command {
     /// Run the daemon until SIGTERM or SIGINT
     ///
-    /// It then finishes what it has begun ([drain] grace) and ends. Under
+    /// It then finishes what it has begun (`drain.grace`) and ends. Under
     /// systemd it says when it is ready (Type=notify).
     Run,
 
@@ -153,7 +154,7 @@ pub enum ServiceCommand {
     Add {
         /// Service id: 1 to 128 of a-z 0-9 . -
         id: String,
-        /// An https origin under which terminals reach it, such as https://shop.example; repeat for more
+        /// An https origin under which terminals reach it, such as `https://shop.example`; repeat for more
         #[arg(long = "origin", value_name = "URL")]
         origins: Vec<String>,
         /// An attribute that it may receive where the user agrees: user, name, email, groups; repeat for more
@@ -211,13 +212,13 @@ pub enum PkiCommand {
 /// For whom a certificate is.
 #[derive(Debug, Subcommand)]
 pub enum SubjectCommand {
-    /// For [management.services]: manager.pem with the URI idb://REALM/manager
+    /// For `management.services`: manager.pem with the URI idb://REALM/manager
     Manager {
         /// How it is reached, and so on.
         #[command(flatten)]
         names: IssueArgs,
     },
-    /// For [service] and [service.manager]: ID.pem with the URI idb://REALM/service/ID, server and client
+    /// For `service` and `service.manager`: ID.pem with the URI idb://REALM/service/ID, server and client
     Service {
         /// Service id
         id: String,
@@ -225,7 +226,7 @@ pub enum SubjectCommand {
         #[command(flatten)]
         names: IssueArgs,
     },
-    /// For [management.terminals] or any other TLS server: NAME.pem
+    /// For `management.terminals` or any other TLS server: NAME.pem
     Server {
         /// Name of the files, a-z 0-9 . -
         name: String,
@@ -257,7 +258,7 @@ pub struct IssueArgs {
 pub enum KeysCommand {
     /// Make a key-encryption key: 32 random bytes as 64 hex digits, mode 0600; never replaces a file
     Init {
-        /// The file for [management] key_encryption_key
+        /// The file for `management.key_encryption_key`
         file: PathBuf,
     },
 }

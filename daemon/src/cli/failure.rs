@@ -106,3 +106,48 @@ impl From<io::Error> for Failure {
         Self::failed(error)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::Problem;
+
+    #[test]
+    fn each_failure_has_its_exit_code_word_and_line() {
+        let problem = Problem {
+            kind: "urn:claviger:error:not-found".into(),
+            title: "Not Found".into(),
+            status: 404,
+            detail: "there is no user bob".into(),
+        };
+        let unreachable = ClientError::Unreachable {
+            socket: "/run/claviger/admin.sock".into(),
+            source: io::Error::from(io::ErrorKind::PermissionDenied),
+        };
+        for (failure, code, word, line) in [
+            (ClientError::Refused(problem).into(), 1, "not-found", "there is no user bob"),
+            (ClientError::Broken("EOF".into()).into(), 1, "broken", "no proper answer from the daemon: EOF"),
+            (Failure::failed("no space"), 1, "failed", "no space"),
+            (Failure::Usage("needs --yes".into()), 2, "usage", "needs --yes"),
+            (unreachable.into(), 4, "unreachable", "admin.allow_uids"),
+        ] {
+            assert_eq!(failure.exit_code(), code, "{failure:?}");
+            let json = failure.json();
+            assert_eq!(json["error"], word);
+            assert!(json["detail"].as_str().is_some_and(|d| d.contains(line)), "{json}");
+            assert!(failure.text(false).starts_with("clavigerd: ") && failure.text(false).lines().count() == 1);
+        }
+    }
+
+    #[test]
+    fn a_wrong_configuration_is_listed_problem_by_problem() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("c.toml");
+        std::fs::write(&file, "roles = []\nreaml = \"x\"\n").unwrap();
+        let failure = Failure::from(crate::config::load_with(&file, []).unwrap_err());
+        assert_eq!(failure.exit_code(), 3);
+        let json = failure.json();
+        let lines: Vec<_> = json["problems"].as_array().unwrap().iter().map(|p| p["line"].as_u64()).collect();
+        assert_eq!((&json["error"], lines), (&"configuration".into(), vec![None, Some(1), Some(2)]));
+    }
+}

@@ -96,4 +96,29 @@ mod tests {
             assert_eq!(main_with(arguments), ExitCode::from(failure::USAGE), "{arguments:?}");
         }
     }
+
+    #[test]
+    fn what_needs_no_daemon_works_and_its_absence_has_an_exit_code() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name).into_os_string().into_string().unwrap();
+        let (pki, key, socket, config) = (path("pki"), path("kek.key"), path("admin.sock"), path("c.toml"));
+        std::fs::write(&config, "realm = 1").unwrap();
+        for (arguments, code) in [
+            (&["keys", "init", &key][..], 0),
+            (&["keys", "init", &key], 1),
+            (&["pki", "issue", &pki, "manager", "--dns", "localhost"], 1),
+            (&["pki", "init", &pki, "--realm", "Upper"], 1),
+            (&["pki", "init", &pki, "--realm", "example"], 0),
+            (&["pki", "issue", &pki, "manager", "--dns", "localhost", "--ip", "::1", "--json"], 0),
+            (&["check", "--config", &config], 3),
+            (&["run", "--config", &config], 3),
+            (&["user", "list", "--config", &config], 3),
+            (&["user", "list", "--socket", &socket], 4),
+            (&["status", "--socket", &socket, "--json"], 4),
+            (&["plugin", "inspect", &config], 1),
+        ] {
+            let all = std::iter::once("clavigerd").chain(arguments.iter().copied());
+            assert_eq!(main_with(all), ExitCode::from(code), "{arguments:?}");
+        }
+    }
 }

@@ -17,6 +17,9 @@ pub enum PluginHostError {
     /// Two plugins have one name.
     #[error("two plugins are named {0}: give one of them another name")]
     DuplicateName(String),
+    /// The plugin that is to be the state store is none.
+    #[error("plugin {0} is named as the state store, and {1}")]
+    NoStateStore(String, &'static str),
 }
 
 /// Why one plugin does not load.

@@ -10,7 +10,10 @@ use std::{
 
 use aws_lc_rs::digest::{SHA256, digest};
 use claviger_plugin_api::description::{Description, SECTION};
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use rustix::{
+    fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create},
+    io::Errno,
+};
 
 use super::{elf, error::PluginLoadError};
 
@@ -64,7 +67,12 @@ impl Image {
     /// The same bytes as a sealed memory file, for `dlopen`.
     pub(super) fn into_memory_file(self, name: &str) -> Result<OwnedFd, PluginLoadError> {
         let make = || -> io::Result<OwnedFd> {
-            let fd = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+            let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+            // Linux before 6.3 does not know the flag, and needs none.
+            let fd = match memfd_create(name, flags | MemfdFlags::EXEC) {
+                Err(Errno::INVAL) => memfd_create(name, flags)?,
+                made => made?,
+            };
             let mut file = File::from(fd);
             file.write_all(&self.bytes)?;
             fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;

@@ -8,6 +8,7 @@ use claviger_plugin_api::{
     description::{API_VERSION, Component, Description},
 };
 use data_encoding::HEXLOWER;
+use zeroize::Zeroizing;
 
 use super::{
     HostServices, PluginConfig, PluginStatus, SuiteStatus, abi,
@@ -51,7 +52,7 @@ pub(super) async fn load(
     let runtime = tokio::runtime::Handle::current();
     let state = state.map(|state| Arc::new(InRuntime::new(state, runtime)) as Arc<dyn StateStore>);
     let name = config.name.clone();
-    let configuration = config.configuration.to_string();
+    let configuration = Zeroizing::new(config.configuration.to_string());
     let start = blocking(move || {
         let root = abi::open(image, &name)?;
         Ok(root.start(HostObject::new(host), &name, &configuration, state)?)
@@ -126,3 +127,25 @@ async fn blocking<T: Send + 'static>(
 /// How long `dlopen` and `init` may take. A plugin that hangs there keeps one
 /// blocking thread for ever, and the daemon goes on without it.
 const START_DEADLINE: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_major_version_decides() {
+        for (api, good) in [
+            (API_VERSION, true),
+            ("1.0.0", true),
+            ("1.99.7", true),
+            ("0.9.0", false),
+            ("2.0.0", false),
+            ("11.0.0", false),
+            ("1", false),
+            ("", false),
+            ("x.1", false),
+        ] {
+            assert_eq!(check_version(api).is_ok(), good, "{api}");
+        }
+    }
+}

@@ -26,6 +26,7 @@ mod status;
 
 use std::{
     collections::{HashMap, HashSet},
+    fmt,
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -40,7 +41,7 @@ pub use status::{ComponentHealth, PluginState, PluginStatus, SuiteStatus};
 use load::Loaded;
 
 /// One `[[plugin]]` of the configuration.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct PluginConfig {
     /// The name by which roles refer to it; unique.
     pub name: String,
@@ -54,6 +55,16 @@ pub struct PluginConfig {
     pub deadline: Duration,
     /// The plugin's own table: a JSON object.
     pub configuration: serde_json::Value,
+}
+
+impl fmt::Debug for PluginConfig {
+    /// Without the plugin's own table, which may hold passwords.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, path, sha256: _, required, deadline, configuration: _ } = self;
+        let mut text = f.debug_struct("PluginConfig");
+        text.field("name", name).field("path", path).field("required", required).field("deadline", deadline);
+        text.finish_non_exhaustive()
+    }
 }
 
 /// What plugins may ask of the host.
@@ -103,7 +114,8 @@ impl PluginHost {
     /// inside a tokio runtime; plugins start on its blocking threads.
     ///
     /// # Errors
-    /// When a required plugin cannot be loaded, or two have one name.
+    /// When a required plugin cannot be loaded, two have one name, or the one
+    /// that is to be the state store is none.
     pub async fn load(configs: &[PluginConfig], services: HostServices) -> Result<Self, PluginHostError> {
         guard::describe_metrics();
         check_names(configs)?;
@@ -118,11 +130,16 @@ impl PluginHost {
 
         let mut entries: Vec<Option<Entry>> = configs.iter().map(|_| None).collect();
         let first = configs.iter().position(|config| Some(config.name.as_str()) == state_plugin);
+        if let (Some(name), None) = (state_plugin, first) {
+            return Err(PluginHostError::NoStateStore(name.into(), "no [[plugin]] has that name"));
+        }
         let others = (0..configs.len()).filter(|i| Some(*i) != first);
         for i in first.into_iter().chain(others) {
             let entry = Entry::load(&configs[i], state.clone(), &services).await;
-            if Some(i) == first {
-                state = entry.loaded.as_ref().and_then(|loaded| loaded.state_store.clone());
+            if let Some(loaded) = entry.loaded.as_ref().filter(|_| Some(i) == first) {
+                let store = loaded.state_store.clone();
+                let none = || PluginHostError::NoStateStore(configs[i].name.clone(), "delivers no state store");
+                state = Some(store.ok_or_else(none)?);
             }
             entries[i] = Some(entry);
         }

@@ -7,7 +7,7 @@ use claviger_plugin_api::{
     CipherError, CounterUse, Identity, IssueRequest, PluginError, Presented, Put, Scan, SuiteInfo,
 };
 
-use crate::support::{log, metric, metrics, misbehaving, load, load_with, reason};
+use crate::support::{load, load_with, log, metric, metrics, misbehaving, reason};
 
 const STORE_CALLS: [&str; 7] = ["get", "put", "delete", "scan", "consume", "forget_counters", "health"];
 const STATE_CALLS: [&str; 5] = ["put_new", "get", "update", "take", "health"];
@@ -28,14 +28,17 @@ async fn a_panic_in_any_call_is_an_error_of_that_call_only() {
             let other = if *call == "health" { "get" } else { "health" };
             let other = if kind == "issuer" && *call == "health" { "published" } else { other };
             assert_eq!(make(&host, &name, kind, other).await, Ok(()), "{name}: {other}");
-            let labels = [format!("plugin=\"{name}\""), format!("call=\"{kind}.{call}\""), "outcome=\"panicked\"".into()];
+            let labels =
+                [format!("plugin=\"{name}\""), format!("call=\"{kind}.{call}\""), "outcome=\"panicked\"".into()];
             let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
             assert_eq!(metric("claviger_plugin_calls_total", &labels), Some(2.0), "{name}");
             assert_eq!(metric("claviger_plugin_calls_in_flight", &labels[..2]), Some(0.0), "{name}");
         }
     }
     let log = log();
-    assert!(log.contains("plugin call failed: the plugin panicked plugin=\"panic-issuer-issue\" call=\"issuer.issue\""));
+    assert!(
+        log.contains("plugin call failed: the plugin panicked plugin=\"panic-issuer-issue\" call=\"issuer.issue\"")
+    );
     assert!(log.contains("the plugin panicked: told to panic in user_store.get"), "{log}");
 }
 

@@ -4,8 +4,7 @@
 use std::{collections::HashSet, fs, path::Path};
 
 use claviger_daemon::plugin_host::{
-    HostServices, PluginHost, PluginHostError, PluginState,
-    inspect::inspect,
+    HostServices, PluginHost, PluginHostError, PluginState, StateSource, inspect::inspect,
 };
 use claviger_plugin_api::description::Component;
 
@@ -48,7 +47,8 @@ async fn a_truncated_library_is_refused_at_every_length() {
 async fn what_is_no_plugin_is_named() {
     let directory = tempfile::tempdir().unwrap();
     let text = directory.path().join("text.so");
-    fs::write(&text, "a text that is long enough to be mistaken for a header, and longer than sixty-four bytes").unwrap();
+    fs::write(&text, "a text that is long enough to be mistaken for a header, and longer than sixty-four bytes")
+        .unwrap();
     let program = std::env::current_exe().unwrap();
     for (path, expected) in [
         (Path::new("/nonexistent/plugin.so"), "No such file"),
@@ -78,6 +78,15 @@ async fn a_required_plugin_stops_the_start_and_another_does_not() {
 }
 
 #[tokio::test]
+async fn a_state_store_that_is_none_stops_the_start() {
+    for (name, expected) in [("other", "no [[plugin]] has that name"), ("cipher", "delivers no state store")] {
+        let services = HostServices { state: StateSource::Plugin(name.into()), ..HostServices::default() };
+        let error = PluginHost::load(&[config("cipher", &library(CIPHER))], services).await.err().unwrap();
+        assert_eq!(error.to_string(), format!("plugin {name} is named as the state store, and {expected}"));
+    }
+}
+
+#[tokio::test]
 async fn the_pin_decides() {
     let path = library(CIPHER);
     let hash = inspect(&path).unwrap().sha256;
@@ -104,8 +113,7 @@ async fn inspecting_runs_nothing_and_another_major_version_is_never_opened() {
     assert!(!mark("other-major").exists(), "something of the plugin ran");
     assert!(inspect(&system_library()).is_err());
 
-    // The mark of the other plugin appears when it is loaded, and not before: this process is the
-    // only one, so another test may have loaded it. A copy of the process has not.
+    // Proof that the mark works: that of a plugin which is loaded appears.
     let description = inspect(&library(MISBEHAVING)).unwrap();
     let all = [Component::Cipher, Component::UserStore, Component::StateStore, Component::Issuer];
     assert_eq!(description.description.provides, all);

@@ -1,7 +1,13 @@
-//! The plugin host against real shared libraries.
+//! The plugin host against real shared libraries, under the daemon's
+//! allocator: memory that is freed on the wrong side would show.
+
+#![expect(clippy::unwrap_used, reason = "tests, and what they are made of")]
 
 mod calls;
 mod contract;
 mod files;
 mod services;
 mod support;
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

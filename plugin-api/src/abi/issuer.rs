@@ -44,7 +44,10 @@ type Issuer = Lent<dyn KeyIssuer>;
 impl IssuerObject {
     /// Lends `issuer` to another library; `None` when it panics on the question of its kind.
     pub(crate) fn new(issuer: Box<dyn KeyIssuer>, poll_in: Option<PollIn>) -> ROption<Self> {
-        let Some(kind) = catch(|| issuer.kind() as u8) else { return RNone };
+        let Some(kind) = catch(|| issuer.kind() as u8) else {
+            catch(|| drop(issuer));
+            return RNone;
+        };
         let table = IssuerTable { release, issue, verify, revoke, published, health }.leak_into_prefix();
         RSome(Self { object: Issuer::object(issuer.into(), poll_in), table, kind })
     }

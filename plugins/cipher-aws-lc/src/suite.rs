@@ -91,3 +91,113 @@ fn copy(from: &[u8], out: &mut [u8]) -> Result<(), CipherError> {
 }
 
 const IMPLEMENTATION: &str = "aws-lc-rs 1";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::SUITES;
+
+    fn hex(text: &str) -> Vec<u8> {
+        (0..text.len()).step_by(2).map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap()).collect()
+    }
+
+    fn suite(id: u16) -> Suite {
+        Suite::new(*SUITES.iter().find(|row| row.id == id).unwrap())
+    }
+
+    #[test]
+    fn published_vectors() {
+        let sunscreen = b"Ladies and Gentlemen of the class of '99: If I could offer you only one tip for the \
+            future, sunscreen would be it.";
+        let key: Vec<u8> = (0x80..0xa0).collect();
+        for (id, key, nonce, aad, plaintext, sealed) in [
+            // The GCM specification (McGrew and Viega), test case 14.
+            (
+                1,
+                vec![0; 32],
+                vec![0; 12],
+                vec![],
+                vec![0; 16],
+                "cea7403d4d606b6e074ec5d3baf39d18d0d1c8a799996bf0265b98b5d48ab919",
+            ),
+            // RFC 8439, section 2.8.2.
+            (
+                3,
+                key,
+                hex("070000004041424344454647"),
+                hex("50515253c0c1c2c3c4c5c6c7"),
+                sunscreen.to_vec(),
+                "d31a8d34648e60db7b86afbc53ef7ec2a4aded51296e08fea9e2b5a736ee62d63dbea45e8ca9671282fafb69da92728b1a71de0a9e\
+                 060b2905d6a5b67ecd3b3692ddbd7f2d778b8c9803aee328091b58fab324e4fad675945585808b4831d7bc3ff4def08e4b7a9de576\
+                 d26586cec64b61161ae10b594f09e26a7e902ecbd0600691",
+            ),
+        ] {
+            let (suite, sealed) = (suite(id), hex(sealed));
+            let mut out = vec![0; plaintext.len() + SuiteInfo::TAG_LEN];
+            suite.seal(&key, &nonce, &aad, &plaintext, &mut out).unwrap();
+            assert_eq!(out, sealed, "suite {id}");
+            let mut out = vec![0; plaintext.len()];
+            suite.open(&key, &nonce, &aad, &sealed, &mut out).unwrap();
+            assert_eq!(out, plaintext, "suite {id}");
+        }
+    }
+
+    #[test]
+    fn the_published_hash_and_mac() {
+        // FIPS 180-2, "abc"; RFC 4231, test case 2.
+        let hash = hex("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        let mac = hex("5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
+        for row in SUITES {
+            let mut out = [0; 32];
+            Suite::new(row).hash(b"abc", &mut out).unwrap();
+            assert_eq!(out[..], hash, "{}", row.name);
+            Suite::new(row).mac(b"Jefe", b"what do ya want for nothing?", &mut out).unwrap();
+            assert_eq!(out[..], mac, "{}", row.name);
+        }
+    }
+
+    #[test]
+    fn every_changed_byte_is_rejected_and_nothing_is_left() {
+        for row in SUITES {
+            let suite = Suite::new(row);
+            let mut sealed = [0; 20];
+            suite.seal(&[1; 32], &[2; 12], b"aad", b"text", &mut sealed).unwrap();
+            for at in 0..sealed.len() {
+                sealed[at] ^= 0x80;
+                let mut out = [9; 4];
+                let result = suite.open(&[1; 32], &[2; 12], b"aad", &sealed, &mut out);
+                assert_eq!((result, out), (Err(CipherError::Rejected), [0; 4]), "{}: byte {at}", row.name);
+                sealed[at] ^= 0x80;
+            }
+        }
+    }
+
+    #[test]
+    fn wrong_sizes_are_errors_and_no_panics() {
+        let suite = suite(1);
+        let (key, nonce) = ([1; 32], [2; 12]);
+        for (case, result) in [
+            ("hash, short", suite.hash(b"", &mut [0; 31])),
+            ("mac, long", suite.mac(&key, b"", &mut [0; 33])),
+            ("seal, no room for the tag", suite.seal(&key, &nonce, b"", b"abc", &mut [0; 18])),
+            ("seal, no room at all", suite.seal(&key, &nonce, b"", b"abc", &mut [0; 2])),
+            ("seal, too much room", suite.seal(&key, &nonce, b"", b"abc", &mut [0; 20])),
+            ("seal, short key", suite.seal(&key[1..], &nonce, b"", b"", &mut [0; 16])),
+            ("seal, short nonce", suite.seal(&key, &nonce[1..], b"", b"", &mut [0; 16])),
+            ("open, shorter than a tag", suite.open(&key, &nonce, b"", &[0; 15], &mut [])),
+            ("open, empty", suite.open(&key, &nonce, b"", &[], &mut [])),
+            ("open, other length", suite.open(&key, &nonce, b"", &[0; 17], &mut [0; 2])),
+            ("open, long key", suite.open(&[0; 33], &nonce, b"", &[0; 17], &mut [0; 1])),
+        ] {
+            assert_eq!(result, Err(CipherError::BadSize), "{case}");
+        }
+    }
+
+    #[test]
+    fn random_fills_all_lengths() {
+        let mut out = [0; 64];
+        suite(3).random(&mut out).unwrap();
+        assert_ne!(out, [0; 64]);
+        assert_eq!(suite(3).random(&mut []), Ok(()));
+    }
+}

@@ -15,9 +15,8 @@ pub(in super::super) struct GuardedSuite<S> {
 impl<S: CipherSuite> GuardedSuite<S> {
     pub(in super::super) fn new(plugin: &str, info: SuiteInfo, suite: S) -> Self {
         let counters = |outcome: &'static str| {
-            CALLS.map(|call| {
-                counter!(super::CALLS, "plugin" => plugin.to_owned(), "call" => call, "outcome" => outcome)
-            })
+            CALLS
+                .map(|call| counter!(super::CALLS, "plugin" => plugin.to_owned(), "call" => call, "outcome" => outcome))
         };
         Self { info, suite, failed: counters("failed"), panicked: counters("panicked") }
     }

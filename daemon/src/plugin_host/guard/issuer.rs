@@ -1,9 +1,7 @@
 //! The guard of an issuer.
 
 use async_trait::async_trait;
-use claviger_plugin_api::{
-    IssueRequest, IssuedKey, KeyIssuer, KeyKind, PluginError, Presented, Session, Verified,
-};
+use claviger_plugin_api::{IssueRequest, IssuedKey, KeyIssuer, KeyKind, PluginError, Presented, Session, Verified};
 
 use super::{Call, Guard, ensure};
 

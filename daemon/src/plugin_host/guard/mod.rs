@@ -161,17 +161,8 @@ fn ensure(condition: bool, fault: impl FnOnce() -> String) -> Result<(), String>
     if condition { Ok(()) } else { Err(fault()) }
 }
 
-const OUTCOMES: [&str; 9] = [
-    "ok",
-    "unavailable",
-    "busy",
-    "corrupt",
-    "invalid_call",
-    "deadline",
-    "panicked",
-    "broken_contract",
-    "cancelled",
-];
+const OUTCOMES: [&str; 9] =
+    ["ok", "unavailable", "busy", "corrupt", "invalid_call", "deadline", "panicked", "broken_contract", "cancelled"];
 const BROKEN: usize = 7;
 const CANCELLED: usize = 8;
 const CALLS: &str = "claviger_plugin_calls_total";

@@ -6,11 +6,7 @@ mod cipher;
 mod issuer;
 mod store;
 
-use std::{
-    future::poll_fn,
-    sync::Arc,
-    task::Poll,
-};
+use std::{future::poll_fn, sync::Arc, task::Poll};
 
 use claviger_plugin_api::{Context, InitError, Plugin, export_plugin};
 use serde::Deserialize;

@@ -67,7 +67,8 @@ impl UserStore for Users {
 
     async fn scan(&self, scan: Scan) -> Result<Page, PluginError> {
         let lie = self.call("user_store.scan").await?;
-        let position = |record: &Record, term: &IndexTerm| Cursor { value: term.value.clone(), key: record.key.clone() };
+        let position =
+            |record: &Record, term: &IndexTerm| Cursor { value: term.value.clone(), key: record.key.clone() };
         let records = self.records();
         let mut found: Vec<(Cursor, Record)> = records
             .values()

@@ -1,0 +1,236 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use claviger_terminal::{KemId, Origin, Realm, ServiceId, SuiteId};
+
+/// Sign on to services with a credential that only this machine and the management server share.
+///
+/// A terminal is enrolled once, with a code from an administrator. Then it is
+/// told which service is at which origin, and `claviger curl` makes requests
+/// as the user.
+#[derive(Debug, Parser)]
+#[command(name = "claviger", version, after_help = EXAMPLES, after_long_help = LONG_HELP)]
+pub(crate) struct Args {
+    /// The credential's file [default: $CLAVIGER_HOME/credential.json, or claviger/credential.json in
+    /// $XDG_CONFIG_HOME or ~/.config]
+    #[arg(long, global = true, value_name = "PATH", env = "CLAVIGER_CREDENTIAL")]
+    pub(crate) credential: Option<PathBuf>,
+
+    /// Print JSON, errors too
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Turn an enrolment code into this terminal's credential
+    Enrol(Enrol),
+    /// The services this terminal may sign on to, and their origins
+    Services(Services),
+    /// Sign on to a service now
+    SignOn(SignOn),
+    /// Make an HTTP request as the user, signing on when needed
+    Curl(Curl),
+    /// Whom this terminal belongs to, its services and sessions; never secrets
+    Status,
+}
+
+impl Command {
+    pub(crate) fn is_silent(&self) -> bool {
+        matches!(self, Self::Curl(curl) if curl.silent)
+    }
+}
+
+/// The code is read from a file, from standard input, or from a prompt; never
+/// from the command line, where others could see it.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Enrol {
+    /// The management server, such as https://manager.example:8443
+    #[arg(long, value_name = "URL")]
+    pub(crate) server: Origin,
+
+    /// The realm, such as `example`
+    #[arg(long)]
+    pub(crate) realm: Realm,
+
+    /// Certificates (PEM) to trust for every server, instead of the system's
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+
+    /// Read the enrolment code from this file [default: a prompt or standard input]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) user_code_file: Option<PathBuf>,
+
+    /// Cipher suite, by its number
+    #[arg(long, default_value_t = claviger_terminal::terminal::DEFAULT_SUITE)]
+    pub(crate) suite: SuiteId,
+
+    /// Key agreement, for forward secrecy
+    #[arg(long, value_enum, default_value = "x25519")]
+    pub(crate) kem: Kem,
+
+    /// Give up the credential that is there for the new one
+    #[arg(long)]
+    pub(crate) replace: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Kem {
+    /// No public-key work on this machine
+    None,
+    /// X25519
+    X25519,
+    /// X25519 with ML-KEM-768, against quantum computers
+    X25519mlkem768,
+}
+
+impl From<Kem> for KemId {
+    fn from(kem: Kem) -> Self {
+        match kem {
+            Kem::None => Self::None,
+            Kem::X25519 => Self::X25519,
+            Kem::X25519mlkem768 => Self::X25519MlKem768,
+        }
+    }
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Services {
+    #[command(subcommand)]
+    pub(crate) command: Option<ServicesCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ServicesCommand {
+    /// List them (the default)
+    List,
+    /// Say that a service is at an origin. Add only what your administrator has told you
+    Add {
+        /// Its id, such as shop.example
+        service: ServiceId,
+        /// Where it is, such as https://shop.example
+        origin: Origin,
+        /// Certificates (PEM) to trust for it, instead of the credential's
+        #[arg(long, value_name = "FILE")]
+        ca: Option<PathBuf>,
+    },
+    /// Forget an origin
+    Remove {
+        /// Where it is, such as https://shop.example
+        origin: Origin,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct SignOn {
+    /// A service id or an origin of the list of services
+    #[arg(value_name = "SERVICE_ID|ORIGIN")]
+    pub(crate) target: String,
+
+    #[command(flatten)]
+    pub(crate) share: Share,
+
+    /// Print the key too. Whoever sees it can use the service as you until it ends
+    #[arg(long)]
+    pub(crate) show_key: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Share {
+    /// What the service may learn of you
+    #[arg(long = "share", value_name = "NAMES", value_delimiter = ',',
+          default_values = claviger_terminal::terminal::DEFAULT_SCOPE)]
+    pub(crate) names: Vec<String>,
+}
+
+/// Options are those of curl(1). Redirects are not followed.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Curl {
+    /// The URL, at an origin of the list of services
+    #[arg(value_name = "URL")]
+    pub(crate) url: String,
+
+    /// The method [default: GET, or POST with data]
+    #[arg(short = 'X', long, value_name = "METHOD")]
+    pub(crate) request: Option<http::Method>,
+
+    /// Send this header, `Name: value`
+    #[arg(short = 'H', long = "header", value_name = "HEADER")]
+    pub(crate) headers: Vec<String>,
+
+    /// Send this as a form; `@FILE` sends a file without its line ends, `@-` standard input
+    #[arg(short = 'd', long = "data", value_name = "DATA")]
+    pub(crate) data: Vec<String>,
+
+    /// Send this as it is; `@FILE` sends a file, `@-` standard input
+    #[arg(long, value_name = "DATA", conflicts_with = "data")]
+    pub(crate) data_binary: Option<String>,
+
+    /// Write the body to this file
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+
+    /// Print the status and the headers too
+    #[arg(short, long)]
+    pub(crate) include: bool,
+
+    /// Print no error messages
+    #[arg(short, long)]
+    pub(crate) silent: bool,
+
+    /// Fail without printing the body when the status is 400 or more
+    #[arg(short, long)]
+    pub(crate) fail: bool,
+
+    #[command(flatten)]
+    pub(crate) share: Share,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  claviger enrol --server https://manager.example:8443 --realm example
+  claviger services add shop.example https://shop.example
+  claviger curl https://shop.example/orders";
+
+const LONG_HELP: &str = "\
+Examples:
+  claviger enrol --server https://manager.example:8443 --realm example
+  claviger services add shop.example https://shop.example
+  claviger curl https://shop.example/orders
+
+Exit status:
+  0  done
+  1  failed on this machine: files, arguments that do not fit together, a reply that is not valid
+  2  the command line is wrong
+  3  the management server or the service refused
+  4  a server could not be reached, or the service could not reach the management server
+
+Files, readable by their owner alone:
+  credential.json       the keys and the list of services; keep it out of backups, since
+                        a second live copy makes the management server suspend the user
+  credential.json.lock  makes several processes use one counter
+  sessions.json         keys of services, until they end";
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn there_is_no_way_to_give_the_code_as_an_argument() {
+        let line = ["claviger", "enrol", "--server", "https://m", "--realm", "r", "--code", "X"];
+        assert!(Args::try_parse_from(line).is_err());
+        assert!(Args::try_parse_from(&line[..6]).is_ok());
+    }
+}
