@@ -144,9 +144,9 @@ fn reason(error: &(dyn StdError + 'static)) -> String {
     while let Some(source) = error.source() {
         error = source;
     }
-    // rustls hides its error in an io::Error's get_ref rather than in source.
     let text = error.to_string();
-    if text.contains("UnknownIssuer") {
+    // The second: an authority of the same name with another key, such as one made anew.
+    if text.contains("UnknownIssuer") || text.contains("BadSignature") {
         return "its certificate is not issued by a trusted authority; name the right one with `--ca FILE`".into();
     }
     text

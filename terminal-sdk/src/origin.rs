@@ -24,16 +24,14 @@ impl Origin {
         if authority.as_str().contains('@') || authority.host().is_empty() {
             return Err(Error::Invalid("an origin has a host and no user name".into()));
         }
+        // Not `Authority::port`, which takes a port that is not valid for none.
+        let port = &authority.as_str()[authority.host().len()..];
+        let port = match port.strip_prefix(':') {
+            None => 443,
+            Some(port) => port.parse::<u16>().map_err(|_| Error::Invalid(format!("`{port}` is not a port")))?,
+        };
         let host = authority.host().to_ascii_lowercase();
-        Ok(Self(match authority.port() {
-            Some(port) => match port.as_str().parse::<u16>() {
-                Ok(443) => format!("https://{host}"),
-                Ok(port) => format!("https://{host}:{port}"),
-                Err(_) => return Err(Error::Invalid(format!("`{port}` is not a port"))),
-            }
-            .into(),
-            None => format!("https://{host}").into(),
-        }))
+        Ok(Self(if port == 443 { format!("https://{host}") } else { format!("https://{host}:{port}") }.into()))
     }
 
     /// The origin as text.
@@ -103,6 +101,7 @@ mod tests {
             "https://shop.example#f",
             "https://user@shop.example",
             "https://shop.example:99999",
+            "https://shop.example:",
             "ftp://shop.example",
             "https://",
         ] {

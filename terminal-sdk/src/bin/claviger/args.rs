@@ -29,12 +29,19 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Turn an enrolment code into this terminal's credential
+    ///
+    /// The code is read from a file, from a prompt or from standard input; never from the command
+    /// line, where others could see it. An enrolment that was broken off after the keys were stored
+    /// is finished without a code.
     Enrol(Enrol),
     /// The services this terminal may sign on to, and their origins
     Services(Services),
     /// Sign on to a service now
     SignOn(SignOn),
     /// Make an HTTP request as the user, signing on when needed
+    ///
+    /// The options are those of curl(1). Redirects are not followed; the key is sent to the origin
+    /// in the list of services alone, and kept in sessions.json until it ends.
     Curl(Curl),
     /// Whom this terminal belongs to, its services and sessions; never secrets
     Status,
@@ -46,11 +53,9 @@ impl Command {
     }
 }
 
-/// The code is read from a file, from standard input, or from a prompt; never
-/// from the command line, where others could see it.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Enrol {
-    /// The management server, such as https://manager.example:8443
+    /// The management server, such as `https://manager.example:8443`
     #[arg(long, value_name = "URL")]
     pub(crate) server: Origin,
 
@@ -113,7 +118,7 @@ pub(crate) enum ServicesCommand {
     Add {
         /// Its id, such as shop.example
         service: ServiceId,
-        /// Where it is, such as https://shop.example
+        /// Where it is, such as `https://shop.example`
         origin: Origin,
         /// Certificates (PEM) to trust for it, instead of the credential's
         #[arg(long, value_name = "FILE")]
@@ -121,7 +126,7 @@ pub(crate) enum ServicesCommand {
     },
     /// Forget an origin
     Remove {
-        /// Where it is, such as https://shop.example
+        /// Where it is, such as `https://shop.example`
         origin: Origin,
     },
 }
@@ -143,12 +148,10 @@ pub(crate) struct SignOn {
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Share {
     /// What the service may learn of you
-    #[arg(long = "share", value_name = "NAMES", value_delimiter = ',',
-          default_values = claviger_terminal::terminal::DEFAULT_SCOPE)]
+    #[arg(long = "share", value_name = "NAMES", value_delimiter = ',', default_value = "user,groups,name,email")]
     pub(crate) names: Vec<String>,
 }
 
-/// Options are those of curl(1). Redirects are not followed.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Curl {
     /// The URL, at an origin of the list of services
@@ -232,5 +235,13 @@ mod tests {
         let line = ["claviger", "enrol", "--server", "https://m", "--realm", "r", "--code", "X"];
         assert!(Args::try_parse_from(line).is_err());
         assert!(Args::try_parse_from(&line[..6]).is_ok());
+    }
+
+    #[test]
+    fn what_is_shared_by_default_is_the_librarys() {
+        let Command::SignOn(sign_on) = Args::try_parse_from(["claviger", "sign-on", "a"]).unwrap().command else {
+            panic!("another command")
+        };
+        assert_eq!(sign_on.share.names, claviger_terminal::terminal::DEFAULT_SCOPE);
     }
 }

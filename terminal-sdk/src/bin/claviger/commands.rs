@@ -44,12 +44,17 @@ impl Share {
 }
 
 async fn enrol(path: PathBuf, enrol: Enrol, json: bool) -> Outcome {
-    if CredentialFile::new(&path).try_load()?.is_some_and(|credential| credential.is_pending()) {
-        let terminal = Terminal::open(&path).await?;
-        let credential = terminal.credential().await?;
-        if !credential.is_pending() {
-            return enrolled(&terminal, &credential, json);
+    // Before the code is asked for.
+    match CredentialFile::new(&path).try_load()? {
+        Some(before) if before.is_pending() => {
+            let terminal = Terminal::open(&path).await?;
+            let credential = terminal.credential().await?;
+            if !credential.is_pending() {
+                return enrolled(&terminal, &credential, json);
+            }
         }
+        Some(before) if !enrol.replace => return Err(Error::AlreadyEnrolled { path, user: before.user() }.into()),
+        _ => {}
     }
     let options = EnrolOptions {
         server: enrol.server,

@@ -1,0 +1,14 @@
+//! End-to-end tests: real daemons, real plugins, real terminals.
+
+#![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod admin;
+mod hostile_service;
+mod independent_terminal;
+mod invariants;
+mod kill;
+mod plugins;
+mod secrecy;
+mod sign_on;
+mod support;

@@ -1,0 +1,93 @@
+//! Plugins as operators meet them: a daemon with good and broken ones.
+
+use std::{
+    fs::{self, File},
+    io::Write,
+};
+
+use claviger_testkit::{Layout, SERVICE};
+use serde_json::Value;
+
+use crate::support::{build_directory, start};
+
+/// Appends `[[plugin]]` tables to a configuration: TOML wants them before the
+/// next table ends, so each one is a file of its own merged by the daemon.
+fn add_plugins(running: &crate::support::Running, tables: &str) {
+    let path = running.deployment.configuration(0);
+    let mut file = File::options().append(true).open(path).unwrap();
+    file.write_all(tables.as_bytes()).unwrap();
+}
+
+#[test]
+fn broken_plugins_are_reported_in_one_line_each_and_kept_out() {
+    let mut running = start(Layout::AllInOne);
+    let terminal = running.deployment.enrolled("alice").unwrap();
+    running.deployment.stop().unwrap();
+    let directory = running.deployment.directory().to_owned();
+    let cipher = fs::read(running.deployment.binaries().plugin("cipher-aws-lc")).unwrap();
+    fs::write(directory.join("truncated.so"), &cipher[..cipher.len() / 2]).unwrap();
+    fs::write(directory.join("text.so"), "this is not a library\n").unwrap();
+    fs::write(directory.join("second.so"), &cipher).unwrap();
+    let build = build_directory();
+    let plugins = [
+        ("truncated", directory.join("truncated.so"), ""),
+        ("text", directory.join("text.so"), ""),
+        ("missing", directory.join("missing.so"), ""),
+        ("other-major", build.join("libclaviger_test_other_major.so"), ""),
+        ("program", build.join("claviger"), ""),
+        (
+            "pinned",
+            directory.join("second.so"),
+            "sha256 = \"0000000000000000000000000000000000000000000000000000000000000000\"\n",
+        ),
+        ("second", directory.join("second.so"), ""),
+    ];
+    let mut tables = String::new();
+    for (name, path, more) in &plugins {
+        tables += &format!("\n[[plugin]]\nname = \"{name}\"\nrequired = false\npath = \"{}\"\n{more}", path.display());
+    }
+    add_plugins(&running, &tables);
+    running.deployment.start().unwrap();
+    let list = running.deployment.admin(&["plugin", "list", "--json"]).unwrap();
+    let list: Value = serde_json::from_str(&list).unwrap();
+    let list = list.as_array().or_else(|| list["plugins"].as_array()).unwrap();
+    let logs = running.deployment.logs();
+    for (name, ..) in &plugins {
+        let status = list.iter().find(|plugin| plugin["name"] == *name).unwrap();
+        if *name == "second" {
+            // A second copy of a plugin under another name answers for itself.
+            assert_eq!(status["state"], "loaded", "{status}");
+            assert_eq!(status["suites"].as_array().unwrap().len(), 2);
+            continue;
+        }
+        assert_eq!(status["state"], "failed", "{status}");
+        let reason = status["reason"].as_str().unwrap();
+        assert!(!reason.is_empty() && !reason.contains('\n') && reason.len() < 400, "{name}: {reason}");
+        let lines = logs.lines().filter(|l| l.contains("not loaded") && l.contains(&format!("\"{name}\""))).count();
+        assert_eq!(lines, 1, "{name}: {logs}");
+    }
+    terminal.run(&["sign-on", SERVICE]).unwrap();
+}
+
+#[test]
+fn a_required_plugin_that_is_broken_stops_the_start() {
+    let mut running = start(Layout::AllInOne);
+    running.deployment.stop().unwrap();
+    let text = running.deployment.directory().join("text.so");
+    fs::write(&text, "this is not a library\n").unwrap();
+    add_plugins(&running, &format!("\n[[plugin]]\nname = \"text\"\npath = \"{}\"\n", text.display()));
+    let failed = running.deployment.start().unwrap_err();
+    assert!(failed.contains("text"), "{failed}");
+}
+
+#[test]
+fn inspect_says_what_a_file_is() {
+    let running = start(Layout::AllInOne);
+    let path = running.deployment.binaries().plugin("store-sqlite").display().to_string();
+    let said = running.deployment.admin(&["plugin", "inspect", &path, "--json"]).unwrap();
+    let said: Value = serde_json::from_str(&said).unwrap();
+    assert!(said.to_string().contains("user_store"), "{said}");
+    let kek = running.deployment.directory().join("kek.key").display().to_string();
+    let output = running.deployment.clavigerd(&["plugin", "inspect", &kek]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+}
