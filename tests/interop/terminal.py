@@ -372,7 +372,7 @@ def refuses_damage(accept, data):
             return False
     return True
 
-def login_vector(given, suite, kem, outputs):
+def login_vector(given, suite, kem, _outputs):
     cred = {"suite": suite, "kem": kem, "k_u": given["K_u"].hex(), "a_u": given["A_u"].hex(),
             **{key: given[key] for key in ("user_id", "realm", "epoch", "counter")}}
     bind = given["bind"] if given["bind_kind"] else b""
@@ -388,7 +388,7 @@ def login_vector(given, suite, kem, outputs):
     reply = head + v16(seal(suite, rep_keys, head, plain))
     def accept(data):
         need(receive(run, data, given["lifetime"], {given["sak_kind"]})[1], "refused by a note")
-    accept(bytes.fromhex(outputs["reply"]))
+    accept(reply)
     return {"header": run.header, "MS": run.ms, "msg_key_iv": expand(run.ms, b"IDB1 msg\0", 44), "inner": run.inner,
             "envelope_hash": H(run.envelope), "note_key_iv": keys, "s_share": share_of(s_private),
             "ss": ss if kem else b"", "TH": th, "reply_key_iv": rep_keys, "reply_plain": plain,

@@ -62,9 +62,12 @@ impl KeyEncryptionKey {
         let text = Zeroizing::new(fs::read(path).map_err(read)?);
         let digits = text.strip_suffix(b"\n").unwrap_or(&text);
         let mut key = Zeroizing::new([0; 32]);
+        if digits.len() != 64 {
+            return Err(KekError::Format(name));
+        }
         match data_encoding::HEXLOWER_PERMISSIVE.decode_mut(digits, key.as_mut_slice()) {
-            Ok(32) if digits.len() == 64 => Ok(Self::new(&key)),
-            _ => Err(KekError::Format(name)),
+            Ok(_) => Ok(Self::new(&key)),
+            Err(_) => Err(KekError::Format(name)),
         }
     }
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::support::{counter, start};
 
 /// The independent terminal with one credential.
-pub struct PythonTerminal {
+pub(crate) struct PythonTerminal {
     credential: PathBuf,
     ca: PathBuf,
     origin: String,
@@ -17,7 +17,7 @@ pub struct PythonTerminal {
 
 impl PythonTerminal {
     /// Adds a user and enrols it.
-    pub fn enrol(deployment: &Deployment, user: &str, suite: &str, kem: &str) -> Self {
+    pub(crate) fn enrol(deployment: &Deployment, user: &str, suite: &str, kem: &str) -> Self {
         deployment.admin(&["user", "add", user]).unwrap();
         let terminal = Self {
             credential: deployment.directory().join(format!("{user}.json")),
@@ -33,15 +33,20 @@ impl PythonTerminal {
     }
 
     /// Signs on; the JSON it prints, or why it failed.
-    pub fn sign_on(&self, options: &[&str]) -> Result<Value, String> {
+    pub(crate) fn sign_on(&self, options: &[&str]) -> Result<Value, String> {
         let mut command = python(&["sign-on", "--origin", &self.origin, "--service", SERVICE]);
         self.files(command.args(options));
         let said = run(&mut command)?;
-        serde_json::from_str(&said).map_err(|error| format!("{error}: {said}"))
+        // One object a line: the sign-on, and what came of the options.
+        let mut answer = serde_json::Map::new();
+        for object in serde_json::Deserializer::from_str(&said).into_iter::<serde_json::Map<_, _>>() {
+            answer.extend(object.map_err(|error| format!("{error}: {said}"))?);
+        }
+        Ok(Value::Object(answer))
     }
 
     /// A request with a key.
-    pub fn get(&self, key: &str) -> Result<String, String> {
+    pub(crate) fn get(&self, key: &str) -> Result<String, String> {
         let ca = self.ca.display().to_string();
         run(&mut python(&["get", &self.origin, "--ca", &ca, "--key", key]))
     }
@@ -72,7 +77,7 @@ fn it_enrols_and_signs_on_with_each_suite_and_kem() {
         for (suite, kem) in [("0x0001", "0"), ("0x0001", "1"), ("0x0003", "0"), ("0x0003", "1")] {
             let user = format!("user{suite}-{kem}");
             let terminal = PythonTerminal::enrol(&running.deployment, &user, suite, kem);
-            let signed_on = terminal.sign_on(&[]).unwrap();
+            let signed_on = terminal.sign_on(&["--scope", "user,groups"]).unwrap();
             assert_eq!((&signed_on["kind"], &signed_on["audience"]), (&1.into(), &SERVICE.into()), "{signed_on}");
             terminal.get(signed_on["key"].as_str().unwrap()).unwrap();
             assert_eq!(running.upstream.seen().last().unwrap().header("remote-user"), [user.as_str()]);

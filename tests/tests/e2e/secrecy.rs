@@ -80,19 +80,20 @@ fn no_secret_in_logs_metrics_or_database() {
 fn rows_that_were_exchanged_open_nothing_and_count_as_unavailable() {
     let mut running = start(Layout::AllInOne);
     let alice = running.deployment.enrolled("alice").unwrap();
-    let bob = running.deployment.enrolled("bob").unwrap();
+    let carol = running.deployment.enrolled("carol").unwrap();
     running.deployment.stop().unwrap();
-    // Whoever can write the database gives alice's record to bob.
+    // Whoever can write the database gives alice's keys to carol, name and all.
     let database = running.deployment.directory().join("users.db");
     let script = "import sqlite3, sys\n\
         db = sqlite3.connect(sys.argv[1])\n\
         (value,) = db.execute(\"select value from records where key = 'user/alice'\").fetchone()\n\
-        changed = db.execute(\"update records set value = ? where key = 'user/bob'\", (value.replace(b'alice', b'alice'),))\n\
+        changed = db.execute(\"update records set value = ? where key = 'user/carol'\", (value.replace(b'alice', b'carol'),))\n\
         assert changed.rowcount == 1\n\
         db.commit()\n";
     run(Command::new("/usr/bin/python3").args(["-c", script]).arg(&database)).unwrap();
     running.deployment.start().unwrap();
-    let output = bob.command(&["sign-on", SERVICE]).output().unwrap();
-    assert!(!output.status.success());
+    let output = carol.command(&["sign-on", SERVICE]).output().unwrap();
+    assert_eq!(output.status.code(), Some(4), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(running.deployment.logs().contains("record_tampered"));
     alice.run(&["sign-on", SERVICE]).unwrap();
 }

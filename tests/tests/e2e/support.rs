@@ -6,19 +6,19 @@ use claviger_testkit::{Binaries, Deployment, Layout, Upstream};
 use tempfile::TempDir;
 
 /// A running deployment with its application; everything ends when it is dropped.
-pub struct Running {
-    pub deployment: Deployment,
-    pub upstream: Upstream,
+pub(crate) struct Running {
+    pub(crate) deployment: Deployment,
+    pub(crate) upstream: Upstream,
     _directory: TempDir,
 }
 
 /// Starts a deployment with its service registered.
-pub fn start(layout: Layout) -> Running {
+pub(crate) fn start(layout: Layout) -> Running {
     start_with(layout, "")
 }
 
 /// As [`start`], with further lines for the `[service]` table.
-pub fn start_with(layout: Layout, service_lines: &str) -> Running {
+pub(crate) fn start_with(layout: Layout, service_lines: &str) -> Running {
     let directory = tempfile::tempdir().unwrap();
     let upstream = Upstream::start().unwrap();
     let binaries = binaries();
@@ -30,7 +30,7 @@ pub fn start_with(layout: Layout, service_lines: &str) -> Running {
 }
 
 /// The programs of this build, brought up to date once.
-pub fn binaries() -> Binaries {
+pub(crate) fn binaries() -> Binaries {
     static BUILT: OnceLock<Binaries> = OnceLock::new();
     BUILT
         .get_or_init(|| {
@@ -42,13 +42,13 @@ pub fn binaries() -> Binaries {
 }
 
 /// Where this build lies: two levels above the test program.
-pub fn build_directory() -> PathBuf {
+pub(crate) fn build_directory() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     test.parent().and_then(|deps| deps.parent()).unwrap().to_owned()
 }
 
 /// The value of a counter in Prometheus text; 0 when it is not there.
-pub fn counter(metrics: &str, name_and_labels: &str) -> f64 {
+pub(crate) fn counter(metrics: &str, name_and_labels: &str) -> f64 {
     let line = metrics.lines().find(|line| line.starts_with(name_and_labels));
     line.and_then(|line| line.rsplit(' ').next()).map_or(0.0, |value| value.parse().unwrap())
 }
