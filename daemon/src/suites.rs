@@ -20,10 +20,7 @@ pub struct SuiteMissing(pub SuiteId);
 
 impl Suites {
     /// Finds a plugin for each of `ids` through `find`.
-    pub fn new(
-        ids: &[u16],
-        find: impl Fn(u16) -> Option<Arc<dyn CipherSuite>>,
-    ) -> Result<Self, SuiteMissing> {
+    pub fn new(ids: &[u16], find: impl Fn(u16) -> Option<Arc<dyn CipherSuite>>) -> Result<Self, SuiteMissing> {
         let ids: Vec<_> = ids.iter().copied().map(SuiteId).collect();
         let suites = ids
             .iter()

@@ -41,6 +41,7 @@ struct World {
     counters: HashMap<u64, [u8; 32]>,
     counter: u64,
     allowed: bool,
+    suspended: bool,
     floor: Floor,
 }
 
@@ -60,6 +61,7 @@ impl World {
             counters: HashMap::new(),
             counter: 0,
             allowed: true,
+            suspended: false,
             floor: Floor { hash_len: 32, suite: SuiteId::AES_256_GCM_SHA256, kem: KemId::None },
         }
     }
@@ -122,7 +124,11 @@ impl World {
         let clock = Clock { now_ms: NOW, window_ms: WINDOW, not_before_ms: 0 };
         let fresh = match allowed.counted(verdict, &clock) {
             Ok(fresh) => fresh,
-            Err(refusal) => return refused(refusal),
+            Err(refusal) if refusal.is_clone() && self.suspended => return refused(refusal.without_note()),
+            Err(refusal) => {
+                self.suspended |= refusal.is_clone();
+                return refused(refusal);
+            }
         };
         match fresh.decided(self.allowed) {
             Err(refusal) => refused(refusal),
@@ -316,10 +322,10 @@ fn a_wrong_management_key_fails_like_a_wrong_unique_key() {
 #[test]
 fn counters_and_clock_are_judged_in_the_protocols_order() {
     let cases: [(&str, u64, u64, u8, Codes); 8] = [
-        ("resent", 100, NOW, 1, (Code::Replay, Some(Code::Replay))),
-        ("resent and late", 100, NOW - WINDOW - 1, 1, (Code::Replay, Some(Code::Replay))),
+        ("resent", 100, NOW, 1, (Code::Replay, None)),
+        ("resent and late", 100, NOW - WINDOW - 1, 1, (Code::Replay, None)),
         ("a counter used with another nonce", 100, NOW, 2, (Code::Denied, Some(Code::Clone))),
-        ("the same, out of the window", 100, NOW - WINDOW - 1, 2, (Code::Replay, Some(Code::Replay))),
+        ("the same, out of the window", 100, NOW - WINDOW - 1, 2, (Code::Replay, None)),
         ("far behind", 36, NOW, 3, (Code::Denied, Some(Code::Clone))),
         ("just inside the counter window", 37, NOW, 3, (Code::Ok, Some(Code::Ok))),
         ("late", 101, NOW - WINDOW - 1, 3, (Code::Skew, Some(Code::Skew))),
@@ -338,19 +344,48 @@ fn counters_and_clock_are_judged_in_the_protocols_order() {
 }
 
 #[test]
-fn floors_and_policy_deny_with_the_reason_in_the_note() {
+fn floors_and_policy_deny() {
     type Change = fn(&mut World);
-    let cases: [(&str, Change); 4] = [
-        ("policy", |world| world.allowed = false),
-        ("suite floor", |world| world.floor.suite = SuiteId::CHACHA20_POLY1305_SHA256),
-        ("kem floor", |world| world.floor.kem = KemId::X25519),
-        ("hash of the credential", |world| world.floor.hash_len = 48),
+    let cases: [(&str, Option<Code>, Change); 4] = [
+        ("policy", Some(Code::Denied), |world| world.allowed = false),
+        ("suite floor", None, |world| world.floor.suite = SuiteId::CHACHA20_POLY1305_SHA256),
+        ("kem floor", None, |world| world.floor.kem = KemId::X25519),
+        ("hash of the credential", None, |world| world.floor.hash_len = 48),
     ];
-    for (what, change) in cases {
+    for (what, to_terminal, change) in cases {
         let mut world = World::new(SuiteId::AES_256_GCM_SHA256, KemId::None);
         change(&mut world);
         let (envelope, awaiting) = world.envelope();
-        assert_eq!(world.codes(&envelope, awaiting), (Code::Denied, Some(Code::Denied)), "{what}");
+        assert_eq!(world.codes(&envelope, awaiting), (Code::Denied, to_terminal), "{what}");
+    }
+}
+
+#[test]
+fn no_envelope_gets_two_notes() {
+    // A service that sends the same bytes again and again, in every situation:
+    // granted, late, denied, below the floor, a clone. Two notes for one
+    // envelope would share a key and a nonce.
+    type Change = fn(&mut World);
+    let changes: [Change; 4] = [
+        |_| {},
+        |world| world.allowed = false,
+        |world| world.floor.kem = KemId::X25519,
+        |world| {
+            world.counters.insert(100, [0; 32]);
+        },
+    ];
+    for change in changes {
+        for time in [NOW, NOW - WINDOW - 1] {
+            let mut world = World::new(SUITES[0], KemId::None);
+            let service = world.service.clone();
+            change(&mut world);
+            let (envelope, _) = world.envelope_with(100, time, 1);
+            let notes: Vec<_> = (0..3)
+                .map(|_| Answer::decode(&world.answer(&envelope, &service)).unwrap().note.to_vec())
+                .filter(|note| !note.is_empty())
+                .collect();
+            assert!(notes.len() <= 1, "{} notes", notes.len());
+        }
     }
 }
 

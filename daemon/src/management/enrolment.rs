@@ -67,8 +67,7 @@ impl Enrolment {
         let psk = self
             .seal(PSK, &id, code.psk().expose())
             .map_err(|_| PluginError::Unavailable("the code could not be sealed".into()))?;
-        let record =
-            EnrolmentRecord { user: user.to_owned(), expires_ms, bad_macs: 0, psk: Some(psk), offer: None };
+        let record = EnrolmentRecord { user: user.to_owned(), expires_ms, bad_macs: 0, psk: Some(psk), offer: None };
         if !self.repository.create(&enrolment_key(&id), &record).await? {
             return Err(ChangeError::Conflict); // 64 random bits were taken: ask again
         }
@@ -143,8 +142,9 @@ impl Enrolment {
         let key = enrolment_key(&e3.id);
         let found = self.repository.get::<EnrolmentRecord>(&key).await.map_err(|error| away(&error))?;
         let now_ms = clock::millis((self.clock)());
-        let Some((found, offer)) =
-            found.and_then(|f| f.value.offer.clone().map(|offer| (f, offer))).filter(|(f, _)| f.value.expires_ms > now_ms)
+        let Some((found, offer)) = found
+            .and_then(|f| f.value.offer.clone().map(|offer| (f, offer)))
+            .filter(|(f, _)| f.value.expires_ms > now_ms)
         else {
             return Err(Code::AuthFailed);
         };

@@ -87,7 +87,10 @@ pub struct EnrolmentCode {
 
 impl fmt::Debug for EnrolmentCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EnrolmentCode").field("user", &self.user).field("expires", &self.expires).finish_non_exhaustive()
+        f.debug_struct("EnrolmentCode")
+            .field("user", &self.user)
+            .field("expires", &self.expires)
+            .finish_non_exhaustive()
     }
 }
 

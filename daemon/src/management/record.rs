@@ -219,7 +219,12 @@ impl Keys {
     }
 
     /// Opens a credential's keys.
-    pub fn open(kek: &KeyEncryptionKey, realm: &str, user: &str, record: &CredentialRecord) -> Result<Self, Unsealable> {
+    pub fn open(
+        kek: &KeyEncryptionKey,
+        realm: &str,
+        user: &str,
+        record: &CredentialRecord,
+    ) -> Result<Self, Unsealable> {
         let both = kek.open(Self::place(realm, user, record.epoch), &record.keys)?;
         let (unique, management) = both.split_at_checked(32).ok_or(Unsealable)?;
         Ok(Self {

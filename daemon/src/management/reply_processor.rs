@@ -169,7 +169,7 @@ impl ReplyProcessor {
         let Some(resolved) = resolved else { return Err(Code::AuthFailed) };
         let user = &resolved.user;
         let now_ms = clock::millis((parts.clock)());
-        let refuse = |refusal: Box<login::Refusal>| refused(&refusal, suite, service, &resolved, now_ms);
+        let refuse = |refusal: Box<login::Refusal>| refused(refusal, suite, service, &resolved, now_ms);
 
         // 8
         let allowed = match authenticated.meets_floor(&resolved.floor()) {
@@ -180,16 +180,13 @@ impl ReplyProcessor {
         let (epoch, counter, nonce) = allowed.counter();
         let used = CounterUse { credential: resolved.credential, epoch, counter, nonce };
         let verdict = self.counters.call(used).await.map_err(|error| away("counter", &error))?;
-        let clock =
-            ProtocolClock { now_ms, window_ms: parts.clock_window.as_millis() as u64, not_before_ms: 0 };
+        let clock = ProtocolClock { now_ms, window_ms: parts.clock_window.as_millis() as u64, not_before_ms: 0 };
         let fresh = match allowed.counted(counted(verdict), &clock) {
             Ok(fresh) => fresh,
-            Err(refusal) => {
-                if refusal.is_clone() {
-                    self.suspend_clone(&user.id).await?;
-                }
-                return refuse(refusal);
+            Err(refusal) if refusal.is_clone() && !self.suspend_clone(&user.id).await? => {
+                return refuse(refusal.without_note());
             }
+            Err(refusal) => return refuse(refusal),
         };
         // 11
         let authorised = match fresh.decided(may_use(user, registered)) {
@@ -227,22 +224,28 @@ impl ReplyProcessor {
     }
 
     /// Two live copies of a credential were seen: the user is kept out from
-    /// here on. A suspension that cannot be stored is *unavailable*.
-    async fn suspend_clone(&self, id: &str) -> Result<(), Code> {
-        metrics::counter!("claviger_reply_processor_clones_total").increment(1);
-        warn!(target: "audit", event = "clone_detected", user = id, "two live copies of a credential: the user is suspended until it enrols again");
+    /// here on. Whether this call did it: `false` when it was suspended
+    /// already. A suspension that cannot be stored is *unavailable*.
+    async fn suspend_clone(&self, id: &str) -> Result<bool, Code> {
+        let mut suspended = false;
         let change = |user: &mut UserRecord| {
-            let write = user.suspended.is_none();
+            suspended = user.suspended.is_none();
             user.suspended.get_or_insert(Suspension::Clone);
-            Ok::<_, ()>(write)
+            Ok::<_, ()>(suspended)
         };
         match self.parts.repository.change(&user_key(id), change).await {
-            Ok(_) | Err(ChangeError::NotFound) => Ok(()),
+            Ok(_) => {}
+            Err(ChangeError::NotFound) => return Ok(false),
             Err(error) => {
                 tracing::error!(user = id, error = %format_args!("{error:?}"), "the user could not be suspended");
-                Err(Code::Unavailable)
+                return Err(Code::Unavailable);
             }
         }
+        if suspended {
+            metrics::counter!("claviger_reply_processor_clones_total").increment(1);
+            warn!(target: "audit", event = "clone_detected", user = id, "two live copies of a credential: the user is suspended until it enrols again");
+        }
+        Ok(suspended)
     }
 }
 
@@ -277,7 +280,7 @@ impl Resolved {
 }
 
 fn refused(
-    refusal: &login::Refusal,
+    refusal: Box<login::Refusal>,
     suite: &PluginSuite,
     service: &ServiceId,
     resolved: &Resolved,
@@ -292,8 +295,9 @@ fn refused(
         reason = refusal.reason().name(),
         "an authenticated sign-on was refused"
     );
+    let (code, reason) = (refusal.code(), refusal.reason());
     let bytes = refusal.answer(suite, now_ms, resolved.epoch()).map_err(|_| Code::Unavailable)?;
-    Ok(Outcome { bytes: Zeroizing::new(bytes), code: refusal.code(), reason: refusal.reason() })
+    Ok(Outcome { bytes: Zeroizing::new(bytes), code, reason })
 }
 
 /// Step 11: state of the user, and the service's groups.

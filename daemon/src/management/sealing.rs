@@ -103,11 +103,7 @@ impl KeyEncryptionKey {
         let (nonce, ciphertext) = sealed.split_at_checked(NONCE_LEN).ok_or(Unsealable)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| Unsealable)?;
         let mut buffer = Zeroizing::new(ciphertext.to_vec());
-        let len = self
-            .key
-            .open_in_place(nonce, Aad::from(place.encode()), &mut buffer)
-            .map_err(|_| Unsealable)?
-            .len();
+        let len = self.key.open_in_place(nonce, Aad::from(place.encode()), &mut buffer).map_err(|_| Unsealable)?.len();
         buffer.truncate(len);
         Ok(buffer)
     }

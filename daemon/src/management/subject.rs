@@ -26,11 +26,7 @@ pub enum SubjectKeyError {
 impl Subjects {
     /// Reads the realm's key, or makes it. A key that does not open says that
     /// the key-encryption key is not the one of this store.
-    pub async fn load(
-        store: &dyn UserStore,
-        kek: &KeyEncryptionKey,
-        realm: &str,
-    ) -> Result<Self, SubjectKeyError> {
+    pub async fn load(store: &dyn UserStore, kek: &KeyEncryptionKey, realm: &str) -> Result<Self, SubjectKeyError> {
         let place = Place { realm, kind: "subject key", owner: "", epoch: 0 };
         loop {
             if let Some(record) = store.get(&[KEY.to_owned()]).await?.pop().flatten() {

@@ -48,8 +48,7 @@ impl Users {
     /// Users in the order of their ids, from behind `after`.
     pub async fn list(&self, after: Option<&str>, limit: usize) -> Result<UserPage, AdminError> {
         let after = after.map(|id| Cursor { value: id.to_owned(), key: user_key(id) });
-        let (records, next) =
-            self.repository.page::<UserRecord>(after, limit.clamp(1, 1000)).await.map_err(away)?;
+        let (records, next) = self.repository.page::<UserRecord>(after, limit.clamp(1, 1000)).await.map_err(away)?;
         Ok(UserPage {
             users: records.iter().map(|record| self.view(record)).collect(),
             next: next.map(|cursor| cursor.value),
@@ -93,11 +92,7 @@ impl Users {
         Ok(())
     }
 
-    async fn change(
-        &self,
-        id: &str,
-        mut change: impl FnMut(&mut UserRecord) -> bool,
-    ) -> Result<User, AdminError> {
+    async fn change(&self, id: &str, mut change: impl FnMut(&mut UserRecord) -> bool) -> Result<User, AdminError> {
         let changed = self.repository.change(&user_key(id), |user| Ok::<_, ()>(change(user))).await;
         changed.map(|record| self.view(&record)).map_err(|e| refused(e, id))
     }
@@ -138,8 +133,8 @@ pub(super) fn refused(error: ChangeError<()>, id: &str) -> AdminError {
 }
 
 fn check(new: &NewUser) -> Result<(), AdminError> {
-    let id_is_good = (1..=128).contains(&new.id.len())
-        && new.id.chars().all(|c| !c.is_whitespace() && !c.is_control() && c != '/');
+    let id_is_good =
+        (1..=128).contains(&new.id.len()) && new.id.chars().all(|c| !c.is_whitespace() && !c.is_control() && c != '/');
     if !id_is_good {
         let message = "a user id has 1 to 128 bytes, without white space, control characters or `/`";
         return Err(AdminError::Invalid(message.into()));

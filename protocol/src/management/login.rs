@@ -156,7 +156,7 @@ impl<'a> ForService<'a> {
     }
 }
 
-/// An envelope of a user whose keys fit. Every answer from here on carries a note.
+/// An envelope of a user whose keys fit.
 #[derive(Debug)]
 pub struct Authenticated {
     note_key: MessageKey,
@@ -183,12 +183,13 @@ pub struct Floor {
 }
 
 impl Authenticated {
-    /// Step 8: suite and KEM are not below the credential's floor.
+    /// Step 8: suite and KEM are not below the credential's floor. The refusal
+    /// has no note, since the envelope is not recorded yet (see [`Refusal`]).
     pub fn meets_floor(self, floor: &Floor) -> Result<Allowed, Box<Refusal>> {
         if self.hash_len == floor.hash_len && self.suite >= floor.suite && self.kem >= floor.kem {
             Ok(Allowed(self))
         } else {
-            Err(Refusal::new(self, Code::Denied, Code::Denied))
+            Err(Refusal::silent(self, Code::Denied))
         }
     }
 }
@@ -242,9 +243,8 @@ impl Allowed {
         match verdict {
             Counted::Fresh if in_window => Ok(Fresh(self.0)),
             Counted::Fresh => Err(Refusal::new(self.0, Code::Skew, Code::Skew)),
-            Counted::SameNonce => Err(Refusal::new(self.0, Code::Replay, Code::Replay)),
             Counted::OtherNonce | Counted::TooOld if in_window => Err(Refusal::new(self.0, Code::Denied, Code::Clone)),
-            Counted::OtherNonce | Counted::TooOld => Err(Refusal::new(self.0, Code::Replay, Code::Replay)),
+            Counted::SameNonce | Counted::OtherNonce | Counted::TooOld => Err(Refusal::silent(self.0, Code::Replay)),
         }
     }
 }
@@ -317,16 +317,28 @@ impl Authorised {
 
 /// An authenticated envelope that is refused: the service learns one code,
 /// the terminal the reason.
+///
+/// The note's key and nonce depend on the envelope alone, so a note is sealed
+/// at most once for each envelope: after the counter was recorded as fresh, or
+/// when the refusal suspends the user. Any other refusal could be provoked
+/// again with the same bytes by the service that holds them, and two notes
+/// under one key would let it forge a third. Those carry no note: what the
+/// terminal learns then is advisory, and it starts a new run.
 #[derive(Debug)]
 pub struct Refusal {
     authenticated: Authenticated,
     to_service: Code,
     to_terminal: Code,
+    has_note: bool,
 }
 
 impl Refusal {
     fn new(authenticated: Authenticated, to_service: Code, to_terminal: Code) -> Box<Self> {
-        Box::new(Self { authenticated, to_service, to_terminal })
+        Box::new(Self { authenticated, to_service, to_terminal, has_note: true })
+    }
+
+    fn silent(authenticated: Authenticated, code: Code) -> Box<Self> {
+        Box::new(Self { authenticated, to_service: code, to_terminal: code, has_note: false })
     }
 
     /// What the service learns.
@@ -339,13 +351,23 @@ impl Refusal {
         self.to_terminal
     }
 
-    /// Two live copies of the credential were seen: it must be suspended.
+    /// Two live copies of the credential were seen: it must be suspended. The
+    /// one answer that suspends it carries the note; when it was suspended
+    /// already, call [`Self::without_note`].
     pub fn is_clone(&self) -> bool {
         self.to_terminal == Code::Clone
     }
 
-    /// The answer, with its note. `now_ms` in milliseconds since 1970, `epoch` the credential's.
-    pub fn answer(&self, suite: &dyn Suite, now_ms: u64, epoch: u32) -> Result<Vec<u8>, SuiteError> {
+    /// The same refusal without its note.
+    #[must_use]
+    pub fn without_note(mut self: Box<Self>) -> Box<Self> {
+        self.has_note = false;
+        self
+    }
+
+    /// The answer. `now_ms` in milliseconds since 1970, `epoch` the
+    /// credential's. Takes the refusal, since a note is sealed once.
+    pub fn answer(self: Box<Self>, suite: &dyn Suite, now_ms: u64, epoch: u32) -> Result<Vec<u8>, SuiteError> {
         let note = Note {
             code: self.to_terminal,
             server_time_ms: now_ms,
@@ -355,7 +377,7 @@ impl Refusal {
             next_handle: Vec::new(),
             kem_share: Vec::new(),
         };
-        let note = seal_note(suite, &self.authenticated, &note)?;
+        let note = if self.has_note { seal_note(suite, &self.authenticated, &note)? } else { Vec::new() };
         let envelope_hash = self.authenticated.envelope_hash.as_slice();
         Ok(Answer { code: self.to_service, envelope_hash, grant: None, note: &note }.encode())
     }

@@ -5,7 +5,7 @@
 //! - [`Deployment`]: an authority, configuration files, and the daemons that run on them.
 //! - [`Terminal`]: a home for the `claviger` command.
 //! - [`Upstream`]: a sample application that answers with the headers it received.
-//! - [`Process`]: a child that ends with its owner; [`ports`]: free ports.
+//! - [`Process`]: a child that ends with its owner; [`free_port`].
 
 #![forbid(unsafe_code)]
 
