@@ -21,7 +21,10 @@ impl AwsLc {
     pub fn suite(id: SuiteId) -> Option<&'static Self> {
         Some(match id {
             SuiteId::AES_256_GCM_SHA256 => &AES_256_GCM_SHA256,
+            SuiteId::AES_256_GCM_SIV_SHA256 => &AES_256_GCM_SIV_SHA256,
             SuiteId::CHACHA20_POLY1305_SHA256 => &CHACHA20_POLY1305_SHA256,
+            SuiteId::AES_256_GCM_SHA384 => &AES_256_GCM_SHA384,
+            SuiteId::AES_256_GCM_SIV_SHA384 => &AES_256_GCM_SIV_SHA384,
             _ => return None,
         })
     }
@@ -76,6 +79,16 @@ fn fill(out: &mut [u8], bytes: &[u8]) -> Result<(), SuiteError> {
     Ok(())
 }
 
-static AES_256_GCM_SHA256: AwsLc = AwsLc { digest: &digest::SHA256, hmac: hmac::HMAC_SHA256, aead: &aead::AES_256_GCM };
-static CHACHA20_POLY1305_SHA256: AwsLc =
-    AwsLc { digest: &digest::SHA256, hmac: hmac::HMAC_SHA256, aead: &aead::CHACHA20_POLY1305 };
+static AES_256_GCM_SHA256: AwsLc = with_sha256(&aead::AES_256_GCM);
+static AES_256_GCM_SIV_SHA256: AwsLc = with_sha256(&aead::AES_256_GCM_SIV);
+static CHACHA20_POLY1305_SHA256: AwsLc = with_sha256(&aead::CHACHA20_POLY1305);
+static AES_256_GCM_SHA384: AwsLc = with_sha384(&aead::AES_256_GCM);
+static AES_256_GCM_SIV_SHA384: AwsLc = with_sha384(&aead::AES_256_GCM_SIV);
+
+const fn with_sha256(aead: &'static aead::Algorithm) -> AwsLc {
+    AwsLc { digest: &digest::SHA256, hmac: hmac::HMAC_SHA256, aead }
+}
+
+const fn with_sha384(aead: &'static aead::Algorithm) -> AwsLc {
+    AwsLc { digest: &digest::SHA384, hmac: hmac::HMAC_SHA384, aead }
+}

@@ -1,9 +1,14 @@
 //! Key agreement between the terminal and its peer (the service in LOGIN, the
 //! management server in ENROL and ROTATE).
+//!
+//! X25519 keys are made from random bytes that the caller hands in. ML-KEM
+//! keys and encapsulations come from aws-lc-rs, which makes its own randomness.
+
+mod hybrid;
+mod x25519;
 
 use std::fmt;
 
-use aws_lc_rs::agreement::{self, PrivateKey, UnparsedPublicKey, X25519};
 use zeroize::Zeroizing;
 
 use crate::{registry::KemId, secret::Secret32};
@@ -11,12 +16,9 @@ use crate::{registry::KemId, secret::Secret32};
 /// Why an agreement gave no shared secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum KemError {
-    /// The peer's share is not valid (wrong length, all-zero result).
+    /// The peer's share is not valid (wrong length, all-zero result, ML-KEM key out of range).
     #[error("the peer's key share is not valid")]
     InvalidShare,
-    /// This KEM is not offered here.
-    #[error("this KEM is not offered")]
-    Unsupported,
     /// The library failed.
     #[error("the key agreement failed")]
     Failed,
@@ -27,7 +29,8 @@ pub struct TerminalKey(Inner);
 
 enum Inner {
     None,
-    X25519(PrivateKey),
+    X25519(x25519::Key),
+    Hybrid(Box<hybrid::Key>),
 }
 
 impl TerminalKey {
@@ -37,10 +40,26 @@ impl TerminalKey {
         match kem {
             KemId::None => Ok((Self(Inner::None), Vec::new())),
             KemId::X25519 => {
-                let (key, share) = x25519(random)?;
-                Ok((Self(Inner::X25519(key)), share))
+                let (key, share) = x25519::Key::new(random)?;
+                Ok((Self(Inner::X25519(key)), share.to_vec()))
             }
-            KemId::X25519MlKem768 => Err(KemError::Unsupported),
+            KemId::X25519MlKem768 => {
+                let (key, share) = hybrid::Key::generate(random)?;
+                Ok((Self(Inner::Hybrid(Box::new(key))), share))
+            }
+        }
+    }
+
+    /// As [`Self::generate`], with the ML-KEM key from its seed `d ‖ z` (FIPS
+    /// 203) where the KEM has one: for test vectors.
+    #[cfg(feature = "vectors")]
+    pub fn from_seed(kem: KemId, random: &Secret32, seed: &[u8]) -> Result<(Self, Vec<u8>), KemError> {
+        match kem {
+            KemId::X25519MlKem768 => {
+                let (key, share) = hybrid::Key::from_seed(random, seed)?;
+                Ok((Self(Inner::Hybrid(Box::new(key))), share))
+            }
+            _ => Self::generate(kem, random),
         }
     }
 
@@ -49,7 +68,8 @@ impl TerminalKey {
         match &self.0 {
             Inner::None if share.is_empty() => Ok(SharedSecret::none()),
             Inner::None => Err(KemError::InvalidShare),
-            Inner::X25519(key) => agree_x25519(key, share),
+            Inner::X25519(key) => key.agree(share),
+            Inner::Hybrid(key) => key.agree(share),
         }
     }
 }
@@ -67,11 +87,11 @@ pub fn respond(kem: KemId, share: &[u8], random: &Secret32) -> Result<(Vec<u8>, 
         KemId::None if share.is_empty() => Ok((Vec::new(), SharedSecret::none())),
         KemId::None => Err(KemError::InvalidShare),
         KemId::X25519 => {
-            let (key, own) = x25519(random)?;
-            let secret = agree_x25519(&key, share)?;
-            Ok((own, secret))
+            let (key, own) = x25519::Key::new(random)?;
+            let secret = key.agree(share)?;
+            Ok((own.to_vec(), secret))
         }
-        KemId::X25519MlKem768 => Err(KemError::Unsupported),
+        KemId::X25519MlKem768 => hybrid::respond(share, random),
     }
 }
 
@@ -95,36 +115,31 @@ impl fmt::Debug for SharedSecret {
     }
 }
 
-fn x25519(random: &Secret32) -> Result<(PrivateKey, Vec<u8>), KemError> {
-    let key = PrivateKey::from_private_key(&X25519, random.expose()).map_err(|_| KemError::Failed)?;
-    let share = key.compute_public_key().map_err(|_| KemError::Failed)?.as_ref().to_vec();
-    Ok((key, share))
-}
-
-fn agree_x25519(key: &PrivateKey, share: &[u8]) -> Result<SharedSecret, KemError> {
-    if share.len() != 32 {
-        return Err(KemError::InvalidShare);
-    }
-    agreement::agree(key, UnparsedPublicKey::new(&X25519, share), KemError::InvalidShare, |secret| {
-        if secret.iter().all(|byte| *byte == 0) {
-            return Err(KemError::InvalidShare);
-        }
-        Ok(SharedSecret(Zeroizing::new(secret.to_vec())))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn both_sides_agree() {
-        for kem in [KemId::None, KemId::X25519] {
+        for kem in KemId::ALL {
             let (terminal, share) = TerminalKey::generate(kem, &Secret32::new([7; 32])).unwrap();
             assert_eq!(share.len(), kem.terminal_share_len());
             let (answer, secret) = respond(kem, &share, &Secret32::new([9; 32])).unwrap();
             assert_eq!(answer.len(), kem.peer_share_len());
             assert_eq!(terminal.agree(&answer).unwrap().expose(), secret.expose());
+            if kem == KemId::None {
+                continue;
+            }
+            // Another answer, another secret; a changed one never the same.
+            for at in [0, answer.len() - 1] {
+                let mut changed = answer.clone();
+                changed[at] ^= 1;
+                let agreed = terminal.agree(&changed);
+                assert!(agreed.is_err() || agreed.is_ok_and(|other| other.expose() != secret.expose()));
+            }
+            for len in [0, answer.len() - 1, answer.len() + 1] {
+                assert_eq!(terminal.agree(&vec![1; len]).unwrap_err(), KemError::InvalidShare, "{kem}: {len}");
+            }
         }
     }
 
@@ -141,10 +156,27 @@ mod tests {
             "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
             "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
         ];
+        let (_, hybrid) = TerminalKey::generate(KemId::X25519MlKem768, &Secret32::new([7; 32])).unwrap();
         for point in points {
             let share = data_encoding::HEXLOWER.decode(point.as_bytes()).unwrap();
             let error = respond(KemId::X25519, &share, &Secret32::new([9; 32])).unwrap_err();
             assert_eq!(error, KemError::InvalidShare, "{point}");
+            let share = [&hybrid[..1184], &share].concat();
+            let error = respond(KemId::X25519MlKem768, &share, &Secret32::new([9; 32])).unwrap_err();
+            assert_eq!(error, KemError::InvalidShare, "hybrid: {point}");
+        }
+    }
+
+    #[test]
+    fn an_ml_kem_key_out_of_range_is_refused() {
+        // FIPS 203, section 7.2: each 12-bit coefficient must be below q = 3329.
+        let (_, share) = TerminalKey::generate(KemId::X25519MlKem768, &Secret32::new([7; 32])).unwrap();
+        for at in [0, 3, 1149] {
+            let mut bad = share.clone();
+            bad[at] = 0xff;
+            bad[at + 1] |= 0x0f;
+            let error = respond(KemId::X25519MlKem768, &bad, &Secret32::new([9; 32])).unwrap_err();
+            assert_eq!(error, KemError::InvalidShare, "byte {at}");
         }
     }
 }

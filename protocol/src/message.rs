@@ -4,6 +4,7 @@
 //! A decoder accepts exactly one encoding of a value: every length is checked
 //! before use, trailing bytes and unknown values are refused.
 
+mod account;
 mod answer;
 mod enrol;
 mod envelope;
@@ -12,6 +13,7 @@ mod login;
 mod note;
 mod reply;
 
+pub use account::{AccountInner, Directory, DirectoryMessage, MAX_DIRECTORY};
 pub use answer::{Answer, Grant, MAX_ATTRIBUTES};
 pub use enrol::{Enrol1, Enrol2, Enrol3, Enrol4, EnrolBox, Refusal, TAG};
 pub use envelope::Envelope;

@@ -19,6 +19,15 @@ impl SuiteId {
     /// AES-256-GCM-SIV with SHA-384.
     pub const AES_256_GCM_SIV_SHA384: Self = Self(0x0102);
 
+    /// Every suite of the registry, in the order of the numbers.
+    pub const ALL: [Self; 5] = [
+        Self::AES_256_GCM_SHA256,
+        Self::AES_256_GCM_SIV_SHA256,
+        Self::CHACHA20_POLY1305_SHA256,
+        Self::AES_256_GCM_SHA384,
+        Self::AES_256_GCM_SIV_SHA384,
+    ];
+
     /// Bytes of the suite's hash; `None` when the number is not in the registry.
     pub fn hash_len(self) -> Option<usize> {
         match self.0 {
@@ -62,6 +71,9 @@ pub enum KemId {
 }
 
 impl KemId {
+    /// Every KEM of the registry, in the order of the numbers.
+    pub const ALL: [Self; 3] = [Self::None, Self::X25519, Self::X25519MlKem768];
+
     /// From the wire byte; `None` for a number that is not assigned.
     pub fn from_wire(byte: u8) -> Option<Self> {
         Some(match byte {

@@ -2,6 +2,7 @@
 //! exactly one message.
 
 pub mod enrolment;
+pub mod rotation;
 
 use std::fmt;
 
@@ -133,6 +134,16 @@ pub fn note_aad(envelope_hash: &Digest) -> Vec<u8> {
     [NOTE, envelope_hash.as_slice()].concat()
 }
 
+/// Seals a directory.
+pub fn directory_key(suite: &dyn Suite, master: &Digest, envelope_hash: &Digest) -> Result<MessageKey> {
+    MessageKey::derive(suite, master, DIRECTORY, envelope_hash.as_slice())
+}
+
+/// The directory's associated data: label ‖ H(E).
+pub fn directory_aad(envelope_hash: &Digest) -> Vec<u8> {
+    [DIRECTORY, envelope_hash.as_slice()].concat()
+}
+
 /// `TH`, the transcript hash of a sign-on.
 pub fn transcript(suite: &dyn Suite, envelope_hash: &Digest, reply_head: &[u8]) -> Result<Digest> {
     hash(suite, &[b"IDB1 th\0", envelope_hash.as_slice(), reply_head].concat())
@@ -151,6 +162,7 @@ pub fn reply_key(
 
 const ROOT: &[u8] = b"IDB1 root\0";
 const NOTE: &[u8] = b"IDB1 note\0";
+const DIRECTORY: &[u8] = b"IDB1 dir\0";
 
 #[cfg(test)]
 mod tests {

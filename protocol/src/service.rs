@@ -210,10 +210,23 @@ impl Granted<'_, '_> {
     ) -> Result<Vec<u8>, ReplyError> {
         let (share, shared) =
             kem::respond(self.awaited.kem, self.awaited.share, kem_random).map_err(|_| ReplyError::Share)?;
+        self.reply_with(suite, grant, nonce, &share, shared.expose())
+    }
+
+    /// As [`Self::reply`], with share and shared secret made already: for test vectors.
+    #[cfg_attr(not(feature = "vectors"), doc(hidden))]
+    pub fn reply_with(
+        self,
+        suite: &dyn Suite,
+        grant: &KeyGrant,
+        nonce: &[u8; 32],
+        share: &[u8],
+        shared: &[u8],
+    ) -> Result<Vec<u8>, ReplyError> {
         let plain: Zeroizing<Vec<u8>> = grant.encode().map_err(|_| ReplyError::Key)?;
-        let head = reply_head(Code::Ok, nonce, &share, self.note);
+        let head = reply_head(Code::Ok, nonce, share, self.note);
         let transcript = schedule::transcript(suite, &self.awaited.envelope_hash, &head)?;
-        let key = schedule::reply_key(suite, &self.session_password, shared.expose(), &transcript)?;
+        let key = schedule::reply_key(suite, &self.session_password, shared, &transcript)?;
         let mut reply = head.clone();
         reply.put_u16((plain.len() + TAG_LEN) as u16);
         key.seal_into(suite, &head, &plain, &mut reply)?;

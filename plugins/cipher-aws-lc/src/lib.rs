@@ -1,5 +1,4 @@
-//! Cipher suites on aws-lc-rs: `0x0001` (AES-256-GCM with SHA-256) and
-//! `0x0003` (ChaCha20-Poly1305 with SHA-256).
+//! All cipher suites of the protocol's registry, on aws-lc-rs.
 //!
 //! It has no configuration; any key in its table is refused.
 
@@ -19,7 +18,7 @@ export_plugin! {
 }
 
 /// The suites, one row each: number, name, hash, HMAC and AEAD.
-pub const SUITES: [Row; 2] = [
+pub const SUITES: [Row; 5] = [
     Row {
         id: 0x0001,
         name: "AES-256-GCM/SHA-256",
@@ -28,11 +27,32 @@ pub const SUITES: [Row; 2] = [
         aead: &aead::AES_256_GCM,
     },
     Row {
+        id: 0x0002,
+        name: "AES-256-GCM-SIV/SHA-256",
+        digest: &digest::SHA256,
+        hmac: hmac::HMAC_SHA256,
+        aead: &aead::AES_256_GCM_SIV,
+    },
+    Row {
         id: 0x0003,
         name: "ChaCha20-Poly1305/SHA-256",
         digest: &digest::SHA256,
         hmac: hmac::HMAC_SHA256,
         aead: &aead::CHACHA20_POLY1305,
+    },
+    Row {
+        id: 0x0101,
+        name: "AES-256-GCM/SHA-384",
+        digest: &digest::SHA384,
+        hmac: hmac::HMAC_SHA384,
+        aead: &aead::AES_256_GCM,
+    },
+    Row {
+        id: 0x0102,
+        name: "AES-256-GCM-SIV/SHA-384",
+        digest: &digest::SHA384,
+        hmac: hmac::HMAC_SHA384,
+        aead: &aead::AES_256_GCM_SIV,
     },
 ];
 

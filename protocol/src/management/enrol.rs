@@ -78,13 +78,26 @@ impl Verified<'_> {
     ) -> Result<(Vec<u8>, PendingEnrolment), Code> {
         let (share, shared) = kem::respond(self.0.kem, self.0.share, kem_random).map_err(|error| match error {
             KemError::InvalidShare => Code::Malformed,
-            KemError::Unsupported => Code::Unsupported,
             KemError::Failed => Code::Unavailable,
         })?;
-        let body = Enrol2::body(nonce, &share);
+        self.offer_with(suite, psk, details, nonce, &share, shared.expose())
+    }
+
+    /// As [`Self::offer`], with share and shared secret made already: for test vectors.
+    #[cfg_attr(not(feature = "vectors"), doc(hidden))]
+    pub fn offer_with(
+        self,
+        suite: &dyn Suite,
+        psk: &Secret32,
+        details: &EnrolBox,
+        nonce: &[u8; 32],
+        share: &[u8],
+        shared: &[u8],
+    ) -> Result<(Vec<u8>, PendingEnrolment), Code> {
+        let body = Enrol2::body(nonce, share);
         let failed = |_| Code::Unavailable;
         let hash = schedule::hash(suite, self.0.bytes).map_err(failed)?;
-        let secrets = keys::Secrets::derive(suite, psk, shared.expose(), &hash, &body).map_err(failed)?;
+        let secrets = keys::Secrets::derive(suite, psk, shared, &hash, &body).map_err(failed)?;
         let plain = details.encode();
         let mut e2 = body.clone();
         e2.put_u16((plain.len() + TAG_LEN) as u16);

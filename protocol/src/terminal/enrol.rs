@@ -43,8 +43,21 @@ pub fn start(
     kem_random: &Secret32,
 ) -> Result<(Vec<u8>, AwaitOffer), EnrolError> {
     let (ephemeral, share) = TerminalKey::generate(kem, kem_random)?;
+    start_with(suite, suite_id, realm, code, (kem, ephemeral, &share), nonce)
+}
+
+/// As [`start`], with a key share made already: for test vectors.
+#[cfg_attr(not(feature = "vectors"), doc(hidden))]
+pub fn start_with(
+    suite: &dyn Suite,
+    suite_id: SuiteId,
+    realm: &Realm,
+    code: &EnrolmentCode,
+    (kem, ephemeral, share): (KemId, TerminalKey, &[u8]),
+    nonce: &[u8; 32],
+) -> Result<(Vec<u8>, AwaitOffer), EnrolError> {
     let psk = code.psk();
-    let mut e1 = Enrol1::body(suite_id, realm, &code.id(), nonce, kem, &share);
+    let mut e1 = Enrol1::body(suite_id, realm, &code.id(), nonce, kem, share);
     let tag = keys::request_tag(suite, &psk, &e1)?;
     e1.extend_from_slice(&tag);
     let hash = crate::schedule::hash(suite, &e1)?;

@@ -22,17 +22,36 @@ pub(super) fn run(checker: &mut Checker<'_>, suite: &dyn Suite, id: SuiteId, kem
     let (terminal_seed, management_seed) = (checker.kem_secret("t_x25519")?, checker.kem_secret("m_x25519")?);
 
     // The parties' states. The realm is in E1, the box's content in E2.
-    let (expected_e1, expected_e2) = (output(checker, "E1")?, output(checker, "E2")?);
+    let (expected_e1, expected_e2) = (checker.expected("E1")?, checker.expected("E2")?);
     let realm: Realm = Enrol1::decode(&expected_e1).map_err(show)?.realm.parse()?;
     let nonce = checker.array("n_t")?;
-    let (e1, awaiting) = terminal::start(suite, id, &realm, &code, kem_id, &nonce, &terminal_seed).map_err(show)?;
+    let seed = checker.bytes_or_empty("t_mlkem_seed")?;
+    let key = || TerminalKey::from_seed(kem_id, &terminal_seed, &seed).map_err(show);
+    let (ephemeral, share) = key()?;
+    let (e1, awaiting) =
+        terminal::start_with(suite, id, &realm, &code, (kem_id, ephemeral, &share), &nonce).map_err(show)?;
     checker.equal("E1", &e1);
-    let details = box_of(suite, &code, &e1, &expected_e2, kem_id, checker)?;
+    // The management server's share is an input where it cannot be made from a seed.
+    let m_share = checker.expected("m_share")?;
+    let (own, _) = key()?;
+    let shared = own.agree(&m_share).map_err(show)?;
+    if kem_id != KemId::X25519MlKem768 {
+        let (made, secret) = kem::respond(kem_id, &share, &management_seed).map_err(show)?;
+        checker.that("the management server's share differs", made == m_share);
+        checker.that("the shared secrets differ", secret.expose() == shared.expose());
+    }
+    let hash = schedule::hash(suite, &e1).map_err(show)?;
+    let offer = Enrol2::decode(&expected_e2).map_err(show)?;
+    let secrets = Secrets::derive(suite, &code.psk(), shared.expose(), &hash, offer.body).map_err(show)?;
+    // What E2's box says is in none of the inputs: it is opened with the terminal's keys.
+    let plain = secrets.box_key(suite).and_then(|key| key.open(suite, offer.body, offer.ciphertext));
+    let details = EnrolBox::decode(&plain.map_err(show)?).map_err(show)?;
     let verified = management::receive(&e1, &realm, &[id], &[kem_id])
         .and_then(|request| request.verify(suite, &code.psk(), true))
         .map_err(show)?;
-    let (e2, pending) =
-        verified.offer(suite, &code.psk(), &details, &checker.array("n_m")?, &management_seed).map_err(show)?;
+    let (e2, pending) = verified
+        .offer_with(suite, &code.psk(), &details, &checker.array("n_m")?, &m_share, shared.expose())
+        .map_err(show)?;
     checker.equal("E2", &e2);
     let (offered, done) = awaiting.receive(suite, &e2).map_err(show)?;
     checker.equal("E3", &offered.confirm);
@@ -48,38 +67,8 @@ pub(super) fn run(checker: &mut Checker<'_>, suite: &dyn Suite, id: SuiteId, kem
         checker.size(name, message.len());
     }
 
-    // The same step by step.
-    let request = Enrol1::decode(&e1).map_err(show)?;
-    let (share, shared) = kem::respond(kem_id, request.share, &management_seed).map_err(show)?;
-    checker.equal("m_share", &share);
-    checker.equal("ss", shared.expose());
-    let hash = schedule::hash(suite, &e1).map_err(show)?;
-    let offer = Enrol2::decode(&e2).map_err(show)?;
-    let secrets = Secrets::derive(suite, &code.psk(), shared.expose(), &hash, offer.body).map_err(show)?;
+    checker.equal("m_share", &m_share);
+    checker.equal("ss", if kem_id == KemId::None { &[] } else { shared.expose() });
     checker.equal("th", secrets.transcript().as_slice());
     Ok(())
-}
-
-/// The vectors do not list what E2's box says: it is opened with the terminal's keys.
-fn box_of(
-    suite: &dyn Suite,
-    code: &EnrolmentCode,
-    e1: &[u8],
-    e2: &[u8],
-    kem: KemId,
-    checker: &Checker<'_>,
-) -> Result<EnrolBox> {
-    let e2 = Enrol2::decode(e2).map_err(show)?;
-    let (key, _) = TerminalKey::generate(kem, &checker.kem_secret("t_x25519")?).map_err(show)?;
-    let shared = key.agree(e2.share).map_err(show)?;
-    let hash = schedule::hash(suite, e1).map_err(show)?;
-    let secrets = Secrets::derive(suite, &code.psk(), shared.expose(), &hash, e2.body).map_err(show)?;
-    let key = secrets.box_key(suite).map_err(show)?;
-    EnrolBox::decode(&key.open(suite, e2.body, e2.ciphertext).map_err(show)?).map_err(show)
-}
-
-fn output(checker: &Checker<'_>, name: &str) -> Result<Vec<u8>> {
-    let value =
-        checker.vector.outputs.get(name).and_then(|value| value.as_str()).ok_or(format!("{name} is missing"))?;
-    data_encoding::HEXLOWER.decode(value.as_bytes()).map_err(show)
 }

@@ -7,12 +7,12 @@ use crate::{
     Code,
     kem::{self, TerminalKey},
     management::login as management,
-    message::{Binding, Envelope, KeyGrant, LoginInner, Note, Scope},
+    message::{Binding, Envelope, KeyGrant, LoginInner, Note, Scope, Uid},
     names::{Realm, ServiceId},
     registry::{KemId, SuiteId},
     schedule, service,
     suite::Suite,
-    terminal::login::{self as terminal, Accept, Login, LoginRandom},
+    terminal::login::{self as terminal, Accept, Login, LoginRandom, Sender},
 };
 
 pub(super) fn run(checker: &mut Checker<'_>, suite: &dyn Suite, id: SuiteId, kem_id: KemId) -> Result<()> {
@@ -39,17 +39,21 @@ pub(super) fn run(checker: &mut Checker<'_>, suite: &dyn Suite, id: SuiteId, kem
     let note = Note::decode(&note_plain).map_err(show)?;
 
     // The parties' states.
-    let login = Login {
+    let sender = Sender {
         realm: &realm,
         user_id: user_id.as_bytes(),
+        uid: Uid::UserId(user_id.as_bytes()),
         epoch: checker.number("epoch")? as u32,
         unique_key: &unique_key,
         management_key: &management_key,
         suite: id,
         kem: kem_id,
-        service: &service_id,
         counter: checker.number("counter")?,
         time_ms: checker.number("time_ms")?,
+    };
+    let login = Login {
+        sender,
+        service: &service_id,
         binding: match checker.number("bind_kind")? {
             0 => Binding::None,
             1 => Binding::Challenge(bind),
@@ -62,10 +66,22 @@ pub(super) fn run(checker: &mut Checker<'_>, suite: &dyn Suite, id: SuiteId, kem
         session_password: session_password.clone(),
         kem: terminal_seed.clone(),
     };
-    let counter = login.counter;
-    let (envelope, awaiting) = terminal::start(suite, login, random).map_err(show)?;
+    let seed = checker.bytes_or_empty("t_mlkem_seed")?;
+    let key = || TerminalKey::from_seed(kem_id, &terminal_seed, &seed).map_err(show);
+    let (ephemeral, share) = key()?;
+    let (envelope, awaiting) = terminal::start_with(suite, login, random, ephemeral, &share).map_err(show)?;
     checker.equal("envelope", &envelope);
     checker.size("envelope", envelope.len());
+
+    // The service's share is an input where it cannot be made from a seed.
+    let s_share = checker.expected("s_share")?;
+    let (own, _) = key()?;
+    let shared = own.agree(&s_share).map_err(show)?;
+    if kem_id != KemId::X25519MlKem768 {
+        let (made, secret) = kem::respond(kem_id, &share, &service_seed).map_err(show)?;
+        checker.that("the service's share differs", made == s_share);
+        checker.that("the shared secrets differ", secret.expose() == shared.expose());
+    }
 
     let policy = service::Policy { service: &service_id, realm: &realm, suites: &[id], kems: &[kem_id] };
     let received = service::receive(&envelope, &policy).map_err(show)?;
@@ -100,12 +116,13 @@ pub(super) fn run(checker: &mut Checker<'_>, suite: &dyn Suite, id: SuiteId, kem
         max_session: 3600,
         attributes: b"{}",
         epoch: note.epoch,
-        flags: note.flags,
+        rotate_required: note.flags.rotate_required,
+        next_handle: None,
     };
     let answer = authorised.grant(suite, &granting).map_err(show)?;
     let answered = await_answer.receive(&answer).map_err(show)?;
     let service::Answered::Granted(granted) = answered else { return Err("the sign-on was refused".into()) };
-    let reply = granted.reply(suite, &grant, &service_nonce, &service_seed).map_err(show)?;
+    let reply = granted.reply_with(suite, &grant, &service_nonce, &s_share, shared.expose()).map_err(show)?;
     checker.equal("reply", &reply);
     checker.size("reply", reply.len());
     let accept = Accept { kinds: &[grant.kind], max_lifetime: grant.lifetime };
@@ -120,7 +137,12 @@ pub(super) fn run(checker: &mut Checker<'_>, suite: &dyn Suite, id: SuiteId, kem
     let master = schedule::master_secret(suite, &unique_key, user_id.as_bytes(), decoded.header_bytes).map_err(show)?;
     checker.equal("MS", master.as_slice());
     checker.equal("msg_key_iv", schedule::envelope_key(suite, &master).map_err(show)?.expose());
-    let inner = LoginInner { session_password: session_password.clone(), management_key, counter, scope };
+    let inner = LoginInner {
+        session_password: session_password.clone(),
+        management_key: management_key.clone(),
+        counter: sender.counter,
+        scope,
+    };
     checker.equal("inner", &inner.encode());
     let envelope_hash = schedule::hash(suite, &envelope).map_err(show)?;
     checker.equal("envelope_hash", envelope_hash.as_slice());
@@ -128,12 +150,9 @@ pub(super) fn run(checker: &mut Checker<'_>, suite: &dyn Suite, id: SuiteId, kem
     let answer = crate::message::Answer::decode(&answer).map_err(show)?;
     checker.equal("note", answer.note);
     checker.size("note", answer.note.len());
-    let (share, shared) = kem::respond(kem_id, decoded.header.share, &service_seed).map_err(show)?;
-    checker.equal("s_share", &share);
+    checker.equal("s_share", &s_share);
     checker.equal("ss", if kem_id == KemId::None { &[] } else { shared.expose() });
-    let (own, _) = TerminalKey::generate(kem_id, &terminal_seed).map_err(show)?;
-    checker.that("the shared secrets differ", own.agree(&share).map_err(show)?.expose() == shared.expose());
-    let head = crate::message::reply_head(Code::Ok, &service_nonce, &share, answer.note);
+    let head = crate::message::reply_head(Code::Ok, &service_nonce, &s_share, answer.note);
     let transcript = schedule::transcript(suite, &envelope_hash, &head).map_err(show)?;
     checker.equal("TH", transcript.as_slice());
     let reply_key = schedule::reply_key(suite, &session_password, shared.expose(), &transcript).map_err(show)?;
