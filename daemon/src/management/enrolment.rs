@@ -8,15 +8,14 @@ use claviger_protocol::{
     Code, KemId, Realm, Secret32, Suite, SuiteId,
     enrolment_code::EnrolmentCode,
     management::enrol::{self, PendingEnrolment},
-    message::{Enrol3, EnrolBox},
+    message::{Enrol3, Enrol4, EnrolBox},
 };
 use tracing::{info, warn};
 use zeroize::Zeroizing;
 
 use super::{
     record::{
-        CredentialRecord, EnrolmentRecord, EnrolmentRef, Keys, OfferRecord, Suspension, UserRecord, enrolment_key,
-        user_key,
+        CredentialRecord, EnrolmentRecord, EnrolmentRef, Keys, OfferRecord, UserRecord, enrolment_key, user_key,
     },
     repository::{ChangeError, Repository},
     sealing::{KeyEncryptionKey, Place, Unsealable},
@@ -118,6 +117,7 @@ impl Enrolment {
         };
         let (Some(found), Some(psk)) = (found, psk) else { return Err(Code::AuthFailed) };
         let user_id = &found.value.user;
+        self.is_current(user_id, &id).await?;
         let details = EnrolBox {
             user_id: user_id.as_bytes().to_vec(),
             epoch: 1,
@@ -148,28 +148,76 @@ impl Enrolment {
         else {
             return Err(Code::AuthFailed);
         };
-        let pending = self.pending(&e3.id, &found.value.user, &offer)?;
-        let e4 = pending.confirm(&e3)?;
-        if found.value.psk.is_none() {
-            return Ok(e4); // confirmed before: the same E3 gives the same E4
+        let e4 = self.judge(&e3, &offer)?;
+        // Burnt first: from here on no E1 can put another offer in the place
+        // of the one that is activated. Where it ends in between, the same E3
+        // goes on from here.
+        self.burn(&key, &offer).await?;
+        let user = &found.value.user;
+        if self.activate(user, &e3.id, &offer.credential).await? {
+            info!(target: "audit", event = "enrolled", user, "a terminal was enrolled");
+            metrics::counter!("claviger_enrolments_total").increment(1);
         }
-        self.activate(&found.value.user, &e3.id, &offer.credential).await?;
-        let burn = |record: &mut EnrolmentRecord| Ok::<_, ()>(record.psk.take().is_some());
-        match self.repository.change(&key, burn).await {
-            Ok(_) | Err(ChangeError::NotFound) => {}
-            Err(ChangeError::Store(error)) => return Err(away(&error)),
-            Err(ChangeError::Conflict | ChangeError::Refused(())) => return Err(Code::Unavailable),
+        if !offer.credential.keys.is_empty() {
+            self.erase_keys(&key, &offer).await;
         }
-        info!(target: "audit", event = "enrolled", user = found.value.user, "a terminal was enrolled");
-        metrics::counter!("claviger_enrolments_total").increment(1);
         Ok(e4)
     }
 
-    /// Makes the offered credential the user's. Doing it twice changes nothing.
-    async fn activate(&self, user: &str, id: &[u8; 8], credential: &CredentialRecord) -> Result<(), Code> {
+    /// The E4 of an offer for its E3. The same E3 gives the same E4.
+    fn judge(&self, e3: &Enrol3, offer: &OfferRecord) -> Result<Vec<u8>, Code> {
+        let tags = self.open(TAGS, &e3.id, &offer.tags)?;
+        let (terminal, manager) = tags.split_at_checked(32).ok_or(Code::Unavailable)?;
+        let terminal = Secret32::from_slice(terminal).ok_or(Code::Unavailable)?;
+        let tag = manager.try_into().map_err(|_| Code::Unavailable)?;
+        if terminal.ct_eq(&e3.tag) { Ok(Enrol4 { tag }.encode()) } else { Err(Code::AuthFailed) }
+    }
+
+    /// Ends the code, as long as `offer` is what it was last used for.
+    async fn burn(&self, key: &str, offer: &OfferRecord) -> Result<(), Code> {
+        let burn = |record: &mut EnrolmentRecord| match &record.offer {
+            Some(last) if last.credential.id == offer.credential.id => Ok(record.psk.take().is_some()),
+            _ => Err(()), // a newer E1 has replaced it
+        };
+        match self.repository.change(key, burn).await {
+            Ok(_) => Ok(()),
+            Err(ChangeError::NotFound | ChangeError::Refused(())) => Err(Code::AuthFailed),
+            Err(ChangeError::Conflict) => Err(Code::Unavailable),
+            Err(ChangeError::Store(error)) => Err(away(&error)),
+        }
+    }
+
+    /// Takes the keys out of the record of a burnt code: once they are the
+    /// user's they must go when the user's go. The tags stay, for an E3 that
+    /// comes again.
+    async fn erase_keys(&self, key: &str, offer: &OfferRecord) {
+        let erase = |record: &mut EnrolmentRecord| {
+            let last = record.offer.as_mut().filter(|last| last.credential.id == offer.credential.id);
+            Ok::<_, ()>(last.map(|last| last.credential.keys.clear()).is_some())
+        };
+        match self.repository.change(key, erase).await {
+            Ok(_) | Err(ChangeError::NotFound) => {}
+            Err(error) => warn!(error = %format_args!("{error:?}"), "sealed keys were left behind in a burnt code"),
+        }
+    }
+
+    /// Refuses a code that is not the user's any more: a newer one was made,
+    /// it was used, or the user is gone. An offer on it could never be
+    /// activated, and the terminal would give up good keys for it.
+    async fn is_current(&self, user: &str, id: &[u8; 8]) -> Result<(), Code> {
+        let found = self.repository.get::<UserRecord>(&user_key(user)).await.map_err(|error| away(&error))?;
+        let current = found.and_then(|found| found.value.enrolment);
+        if current.is_some_and(|enrolment| enrolment.id == *id) { Ok(()) } else { Err(Code::AuthFailed) }
+    }
+
+    /// Makes the offered credential the user's. Doing it twice changes
+    /// nothing; `false` the second time.
+    async fn activate(&self, user: &str, id: &[u8; 8], credential: &CredentialRecord) -> Result<bool, Code> {
+        let mut activated = false;
         let mut former = None;
         let key = user_key(user);
         let changed = self.repository.change(&key, |user: &mut UserRecord| {
+            activated = false;
             let mine = user.enrolment.as_ref().is_some_and(|enrolment| enrolment.id == *id);
             if user.credential.as_ref().is_some_and(|existing| existing.id == credential.id) {
                 return Ok(false);
@@ -179,9 +227,7 @@ impl Enrolment {
             }
             former = user.credential.replace(credential.clone());
             user.enrolment = None;
-            if user.suspended == Some(Suspension::Clone) {
-                user.suspended = None; // the new keys heal it
-            }
+            activated = true;
             Ok(true)
         });
         match changed.await {
@@ -196,7 +242,7 @@ impl Enrolment {
             // Left-over rows cost space and nothing else: their credential is gone.
             warn!(user, %error, "counters of a former credential were left behind");
         }
-        Ok(())
+        Ok(activated)
     }
 
     fn offer_record(
@@ -219,20 +265,9 @@ impl Enrolment {
                 kem_floor: self.kem_floor.to_wire(),
                 keys: sealed,
                 enrolled_ms: now_ms,
+                cloned: false,
             },
             tags: self.seal(TAGS, id, &tags).map_err(unsealable)?,
-        })
-    }
-
-    fn pending(&self, id: &[u8; 8], user: &str, offer: &OfferRecord) -> Result<PendingEnrolment, Code> {
-        let keys = Keys::open(&self.kek, self.realm.as_str(), user, &offer.credential).map_err(unsealable)?;
-        let tags = self.open(TAGS, id, &offer.tags)?;
-        let (terminal, manager) = tags.split_at_checked(32).ok_or(Code::Unavailable)?;
-        Ok(PendingEnrolment {
-            unique_key: keys.unique,
-            management_key: keys.management,
-            terminal_tag: terminal.try_into().map_err(|_| Code::Unavailable)?,
-            manager_tag: manager.try_into().map_err(|_| Code::Unavailable)?,
         })
     }
 

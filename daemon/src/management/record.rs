@@ -14,7 +14,7 @@ pub struct UserRecord {
     /// User id.
     #[n(0)]
     pub id: String,
-    /// Why it is suspended; `None` when it is not.
+    /// Why an administrator keeps it out; `None` when none does.
     #[n(1)]
     pub suspended: Option<Suspension>,
     /// Full name.
@@ -37,15 +37,24 @@ pub struct UserRecord {
     pub enrolment: Option<EnrolmentRef>,
 }
 
-/// Why a user is kept out.
-#[derive(Debug, Clone, PartialEq, Encode, Decode)]
-pub enum Suspension {
-    /// By an administrator.
+impl UserRecord {
+    /// Whether it may not sign on: suspended, or its credential was seen twice.
+    pub fn is_kept_out(&self) -> bool {
+        self.suspended.is_some() || self.is_cloned()
+    }
+
+    /// Whether two live copies of its credential were seen.
+    pub fn is_cloned(&self) -> bool {
+        self.credential.as_ref().is_some_and(|credential| credential.cloned)
+    }
+}
+
+/// A suspension by an administrator.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Suspension {
+    /// Shown to administrators.
     #[n(0)]
-    Administrator(#[n(0)] Option<String>),
-    /// Two live copies of the credential were seen. A new enrolment heals it.
-    #[n(1)]
-    Clone,
+    pub reason: Option<String>,
 }
 
 /// A credential: the keys of one terminal.
@@ -72,6 +81,11 @@ pub struct CredentialRecord {
     /// Milliseconds since 1970.
     #[n(6)]
     pub enrolled_ms: u64,
+    /// Two live copies of it were seen: it stays out, whatever administrators
+    /// do with the user, until a new enrolment takes its place.
+    #[n(7)]
+    #[cbor(default)]
+    pub cloned: bool,
 }
 
 /// Points from a user to its enrolment code.
@@ -257,7 +271,7 @@ mod tests {
     fn records_round_trip() {
         let user = UserRecord {
             id: "alice".into(),
-            suspended: Some(Suspension::Administrator(Some("left".into()))),
+            suspended: Some(Suspension { reason: Some("left".into()) }),
             name: None,
             email: Some("alice@example.org".into()),
             groups: vec!["staff".into()],
@@ -270,6 +284,7 @@ mod tests {
                 kem_floor: 0,
                 keys: vec![3; 92],
                 enrolled_ms: 4,
+                cloned: true,
             }),
             enrolment: Some(EnrolmentRef { id: [5; 8], expires_ms: 6 }),
         };
@@ -297,6 +312,7 @@ mod tests {
             kem_floor: 0,
             keys: keys.seal(&kek, "example", user, 1).unwrap(),
             enrolled_ms: 0,
+            cloned: false,
         };
         assert!(Keys::open(&kek, "example", "alice", &record("alice", 1)).is_ok());
         assert!(Keys::open(&kek, "example", "alice", &record("bob", 1)).is_err());

@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 
 use super::{
     batch::Batcher,
-    record::{Keys, ServiceRecord, Suspension, UserRecord, user_key},
+    record::{CredentialRecord, Keys, ServiceRecord, Stored, UserRecord, user_key},
     registry::ServiceRegistry,
     repository::{ChangeError, Repository, decode},
     sealing::KeyEncryptionKey,
@@ -65,7 +65,8 @@ pub struct ReplyProcessor {
     reads: Batcher<String, Option<Record>>,
     counters: Batcher<CounterUse, Verdict>,
     limiter: DefaultKeyedRateLimiter<ServiceId>,
-    dummy: Keys,
+    dummy: Dummy,
+    started_ms: u64,
 }
 
 /// The peer is not a registered service: HTTP 403, no protocol answer.
@@ -90,12 +91,13 @@ impl ReplyProcessor {
         let store = parts.repository.store().clone();
         // One batch at a time: the next one shares the commit that follows.
         let counters = Batcher::start("counter", 1, move |uses: Vec<CounterUse>| consume(store.clone(), uses));
-        let dummy = Keys {
-            unique: Secret32::new(parts.suites.random_array()?),
-            management: Secret32::new(parts.suites.random_array()?),
-        };
+        let dummy = Dummy::new(&parts)?;
         let limiter = RateLimiter::keyed(Quota::per_second(parts.per_service_per_second));
-        Ok(Self { parts, reads, counters, limiter, dummy })
+        // A store may have lost its last counters with the machine, so nothing
+        // that was made before this start is let through (protocol, section
+        // 14). The note tells the terminal the time, and it tries again.
+        let started_ms = clock::millis((parts.clock)());
+        Ok(Self { parts, reads, counters, limiter, dummy, started_ms })
     }
 
     /// Answers a decryption request of `service`, which is known by its
@@ -154,10 +156,10 @@ impl ReplyProcessor {
             Some(id) => self.reads.call(user_key(id)).await.map_err(|error| away("read", &error))?,
             None => None,
         };
-        let resolved = user.map(|record| self.resolve(&record)).transpose()?.flatten();
+        let resolved = self.resolve(user.as_ref())?;
         let epoch = received.header().epoch;
         let known = resolved.as_ref().filter(|resolved| resolved.epoch() == epoch);
-        let keys = known.map_or(&self.dummy, |resolved| &resolved.keys);
+        let keys = known.map_or(&self.dummy.keys, |resolved| &resolved.keys);
         let id: &[u8] = match uid {
             Uid::UserId(id) => id,
             Uid::Handle(_) | Uid::Sealed(_) => &[0; 16],
@@ -183,7 +185,7 @@ impl ReplyProcessor {
         let clock = ProtocolClock { now_ms, window_ms: parts.clock_window.as_millis() as u64, not_before_ms: 0 };
         let fresh = match allowed.counted(counted(verdict), &clock) {
             Ok(fresh) => fresh,
-            Err(refusal) if refusal.is_clone() && !self.suspend_clone(&user.id).await? => {
+            Err(refusal) if refusal.is_clone() && !self.suspend_clone(&user.id, resolved.credential).await? => {
                 return refuse(refusal.without_note());
             }
             Err(refusal) => return refuse(refusal),
@@ -210,27 +212,37 @@ impl ReplyProcessor {
         Ok(Outcome { bytes, code: Code::Ok, reason: Code::Ok })
     }
 
-    /// Opens the keys of a user's record; `None` when it has no credential.
-    fn resolve(&self, record: &Record) -> Result<Option<Resolved>, Code> {
+    /// Opens the keys of a user's record. For a user that there is not, or
+    /// that has no credential, the dummy's are opened, so that the time is the
+    /// same, and the answer is `None`.
+    fn resolve(&self, found: Option<&Record>) -> Result<Option<Resolved>, Code> {
+        let record = found.unwrap_or(&self.dummy.record);
         let user = decode::<UserRecord>(&record.value, &record.key, record.version)
             .map_err(|error| away("read", &error))?
             .value;
-        let Some(credential) = &user.credential else { return Ok(None) };
-        let keys = Keys::open(&self.parts.kek, self.parts.realm.as_str(), &user.id, credential).map_err(|_| {
+        let (owner, credential) = match &user.credential {
+            Some(credential) => (user.id.as_str(), credential),
+            None => (Dummy::USER, &self.dummy.credential),
+        };
+        let keys = Keys::open(&self.parts.kek, self.parts.realm.as_str(), owner, credential).map_err(|_| {
             tracing::error!(target: "audit", event = "record_tampered", user = user.id, "the keys of a user's record do not open: wrong key-encryption key, or the record was exchanged");
             Code::Unavailable
         })?;
+        if found.is_none() || user.credential.is_none() {
+            return Ok(None);
+        }
         Ok(Some(Resolved { credential: credential.id, keys, user }))
     }
 
-    /// Two live copies of a credential were seen: the user is kept out from
-    /// here on. Whether this call did it: `false` when it was suspended
-    /// already. A suspension that cannot be stored is *unavailable*.
-    async fn suspend_clone(&self, id: &str) -> Result<bool, Code> {
+    /// Two live copies of a credential were seen: it is kept out from here
+    /// on. Whether this call did it: `false` when it was kept out already, or
+    /// when a new enrolment has taken its place in the meantime. A suspension
+    /// that cannot be stored is *unavailable*.
+    async fn suspend_clone(&self, id: &str, credential: [u8; 16]) -> Result<bool, Code> {
         let mut suspended = false;
         let change = |user: &mut UserRecord| {
-            suspended = user.suspended.is_none();
-            user.suspended.get_or_insert(Suspension::Clone);
+            let seen_twice = user.credential.as_mut().filter(|own| own.id == credential && !own.cloned);
+            suspended = seen_twice.map(|own| own.cloned = true).is_some();
             Ok::<_, ()>(suspended)
         };
         match self.parts.repository.change(&user_key(id), change).await {
@@ -253,6 +265,48 @@ struct Outcome {
     bytes: Zeroizing<Vec<u8>>,
     code: Code,
     reason: Code,
+}
+
+/// What is worked on when there is no such user, or none with a credential.
+struct Dummy {
+    /// Tried when the envelope's epoch is another one, too.
+    keys: Keys,
+    credential: CredentialRecord,
+    record: Record,
+}
+
+impl Dummy {
+    const USER: &str = "nobody";
+
+    fn new(parts: &Parts) -> Result<Self, claviger_protocol::SuiteError> {
+        let keys = Keys {
+            unique: Secret32::new(parts.suites.random_array()?),
+            management: Secret32::new(parts.suites.random_array()?),
+        };
+        let sealed = keys.seal(&parts.kek, parts.realm.as_str(), Self::USER, 1);
+        let credential = CredentialRecord {
+            id: [0; 16],
+            epoch: 1,
+            hash_len: 32,
+            suite_floor: 1,
+            kem_floor: 0,
+            keys: sealed.map_err(|_| claviger_protocol::SuiteError::Failed)?,
+            enrolled_ms: 0,
+            cloned: false,
+        };
+        let user = UserRecord {
+            id: Self::USER.to_owned(),
+            suspended: None,
+            name: None,
+            email: None,
+            groups: Vec::new(),
+            created_ms: 0,
+            credential: Some(credential.clone()),
+            enrolment: None,
+        };
+        let record = Record { key: user_key(Self::USER), version: 1, value: user.to_bytes(), terms: Vec::new() };
+        Ok(Self { keys, credential, record })
+    }
 }
 
 /// A user with a credential whose keys are open.
@@ -302,7 +356,7 @@ fn refused(
 
 /// Step 11: state of the user, and the service's groups.
 fn may_use(user: &UserRecord, service: &ServiceRecord) -> bool {
-    user.suspended.is_none()
+    !user.is_kept_out()
         && (service.allow_groups.is_empty() || user.groups.iter().any(|group| service.allow_groups.contains(group)))
 }
 

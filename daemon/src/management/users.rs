@@ -58,7 +58,7 @@ impl Users {
     /// Keeps a user out from its next sign-on on.
     pub async fn suspend(&self, id: &str, reason: Option<&str>) -> Result<User, AdminError> {
         self.change(id, |user| {
-            user.suspended = Some(Suspension::Administrator(reason.map(str::to_owned)));
+            user.suspended = Some(Suspension { reason: reason.map(str::to_owned) });
             true
         })
         .await
@@ -67,13 +67,18 @@ impl Users {
     /// Lets a user in again. A credential that was seen twice stays out: only
     /// a new enrolment heals it.
     pub async fn resume(&self, id: &str) -> Result<User, AdminError> {
-        let cloned = self.repository.get::<UserRecord>(&user_key(id)).await.map_err(away)?;
-        if cloned.is_some_and(|user| user.value.suspended == Some(Suspension::Clone)) {
+        let mut cloned = false;
+        let resumed = self.change(id, |user| {
+            cloned = user.is_cloned();
+            !cloned && user.suspended.take().is_some()
+        });
+        let resumed = resumed.await?;
+        if cloned {
             return Err(AdminError::Invalid(format!(
                 "user {id} has two live copies of its credential; enrol it anew with `clavigerd user enrol-code {id}`"
             )));
         }
-        self.change(id, |user| user.suspended.take().is_some()).await
+        Ok(resumed)
     }
 
     /// Deletes a user, its keys and its counters.
@@ -102,15 +107,15 @@ impl Users {
         let code = record.enrolment.as_ref().filter(|enrolment| enrolment.expires_ms > now);
         User {
             id: record.id.clone(),
-            state: match (&record.suspended, &record.credential) {
-                (Some(_), _) => UserState::Suspended,
-                (None, Some(_)) => UserState::Active,
-                (None, None) => UserState::New,
+            state: match &record.credential {
+                _ if record.is_kept_out() => UserState::Suspended,
+                Some(_) => UserState::Active,
+                None => UserState::New,
             },
-            reason: match &record.suspended {
-                Some(Suspension::Administrator(reason)) => reason.clone(),
-                Some(Suspension::Clone) => Some("two live copies of its credential were seen; enrol it anew".into()),
-                None => None,
+            reason: if record.is_cloned() {
+                Some("two live copies of its credential were seen; enrol it anew".into())
+            } else {
+                record.suspended.as_ref().and_then(|suspension| suspension.reason.clone())
             },
             name: record.name.clone(),
             email: record.email.clone(),
