@@ -15,7 +15,7 @@ mod reply;
 
 pub use account::{AccountInner, Directory, DirectoryMessage, MAX_DIRECTORY};
 pub use answer::{Answer, Grant, MAX_ATTRIBUTES};
-pub use enrol::{Enrol1, Enrol2, Enrol3, Enrol4, EnrolBox, Refusal, TAG};
+pub use enrol::{Enrol1, Enrol2, Enrol3, Enrol4, EnrolBox, Held, Refusal, TAG};
 pub use envelope::Envelope;
 pub use header::{Binding, Header, MessageType, Uid};
 pub use login::{LoginInner, Scope, ScopeTooLong};

@@ -2,24 +2,27 @@
 //!
 //! [`check`] reproduces every intermediate and output of a vector twice over:
 //! step by step with the key schedule, and by running the parties' states with
-//! the vector's randomness.
+//! the vector's randomness. [`generate`] makes vectors of the same format.
 
 mod enrol;
+mod generate;
 mod login;
 mod rotate;
 
 use std::{collections::BTreeMap, fmt};
 
-use serde::Deserialize;
+pub use generate::generate;
+use serde::{Deserialize, Serialize};
 
 use crate::{
+    kem::{self, SharedSecret, TerminalKey},
     registry::{KemId, SuiteId},
     secret::Secret32,
     suite::Suite,
 };
 
 /// A file of vectors.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct VectorFile {
     /// `idb1-vectors-1`.
     pub format: String,
@@ -28,7 +31,7 @@ pub struct VectorFile {
 }
 
 /// One vector: a run with fixed keys and randomness.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Vector {
     /// Its name.
     pub name: String,
@@ -92,17 +95,25 @@ pub fn check<'s>(vector: &Vector, suite: impl Fn(SuiteId) -> Option<&'s dyn Suit
     let Some(suite) = suite(id) else {
         return Outcome::Skipped(format!("suite {id} is not offered"));
     };
-    let run = match vector.kind.as_str() {
-        "login" => login::run,
-        "enrol" => enrol::run,
-        "rotate" => rotate::run,
-        other => return Outcome::Skipped(format!("kind `{other}` is not implemented")),
+    let Some(run) = runner(&vector.kind) else {
+        return Outcome::Skipped(format!("kind `{}` is not implemented", vector.kind));
     };
-    let mut checker = Checker { vector, reproduced: 0, differences: Vec::new() };
+    let mut checker = Checker { vector, reproduced: 0, differences: Vec::new(), recorded: None };
     if let Err(error) = run(&mut checker, suite, id, kem) {
         checker.differences.push(error);
     }
     checker.finish()
+}
+
+type Run = fn(&mut Checker<'_>, &dyn Suite, SuiteId, KemId) -> Result<()>;
+
+fn runner(kind: &str) -> Option<Run> {
+    Some(match kind {
+        "login" => login::run,
+        "enrol" => enrol::run,
+        "rotate" => rotate::run,
+        _ => return None,
+    })
 }
 
 /// Compares what was computed with what the vector says, and notes what was
@@ -111,12 +122,24 @@ struct Checker<'a> {
     vector: &'a Vector,
     reproduced: usize,
     differences: Vec<String>,
+    /// Where a vector is being made: what was computed, instead of compared.
+    recorded: Option<Recorded>,
+}
+
+#[derive(Default)]
+struct Recorded {
+    values: BTreeMap<String, Vec<u8>>,
+    sizes: BTreeMap<String, usize>,
 }
 
 type Result<T> = std::result::Result<T, String>;
 
 impl Checker<'_> {
     fn equal(&mut self, name: &str, computed: &[u8]) {
+        if let Some(recorded) = &mut self.recorded {
+            recorded.values.insert(name.to_owned(), computed.to_vec());
+            return;
+        }
         let expected = self.vector.intermediate.get(name).or_else(|| self.vector.outputs.get(name));
         let expected = expected.and_then(|value| value.as_str());
         match expected {
@@ -133,6 +156,10 @@ impl Checker<'_> {
     }
 
     fn size(&mut self, name: &str, computed: usize) {
+        if let Some(recorded) = &mut self.recorded {
+            recorded.sizes.insert(name.to_owned(), computed);
+            return;
+        }
         if let Some(expected) = self.vector.sizes.get(name)
             && *expected != computed
         {
@@ -187,6 +214,31 @@ impl Checker<'_> {
         self.array(name).map(Secret32::new)
     }
 
+    /// The peer's share and the shared secret. A share of the hybrid KEM is an
+    /// input, since its randomness cannot be chosen.
+    fn agree(
+        &mut self,
+        name: &str,
+        kem: KemId,
+        own: &TerminalKey,
+        terminal_share: &[u8],
+        peer_seed: &Secret32,
+    ) -> Result<(Vec<u8>, SharedSecret)> {
+        let share = match &self.recorded {
+            Some(_) => kem::respond(kem, terminal_share, peer_seed).map_err(show)?.0,
+            None => self.expected(name)?,
+        };
+        let secret = own.agree(&share).map_err(show)?;
+        if kem != KemId::X25519MlKem768 {
+            let (made, peer_secret) = kem::respond(kem, terminal_share, peer_seed).map_err(show)?;
+            self.that("the peer's share differs", made == share);
+            self.that("the shared secrets differ", peer_secret.expose() == secret.expose());
+        }
+        self.equal(name, &share);
+        self.equal("ss", if kem == KemId::None { &[] } else { secret.expose() });
+        Ok((share, secret))
+    }
+
     /// A secret of a KEM: empty where there is none.
     fn kem_secret(&self, name: &str) -> Result<Secret32> {
         if self.text(name)?.is_empty() { Ok(Secret32::new([0; 32])) } else { self.secret(name) }
@@ -204,6 +256,26 @@ mod tests {
 
     fn published() -> VectorFile {
         parse(include_str!("../tests/vectors/idb1.json")).unwrap()
+    }
+
+    #[test]
+    fn the_projects_own_vectors_are_complete_and_reproduced() {
+        let file = parse(include_str!("../tests/vectors/claviger.json")).unwrap();
+        // Each suite with each KEM: sign-on and enrolment; rotation needs a KEM.
+        assert_eq!(file.vectors.len(), 5 * (3 + 3 + 2));
+        for vector in file.vectors {
+            let outcome = check(&vector, built_in);
+            assert!(matches!(outcome, Outcome::Reproduced(8..)), "{}: {outcome}", vector.name);
+        }
+    }
+
+    #[test]
+    fn what_is_generated_is_reproduced() {
+        let file = generate(built_in).unwrap();
+        for vector in file.vectors {
+            let outcome = check(&vector, built_in);
+            assert!(matches!(outcome, Outcome::Reproduced(8..)), "{}: {outcome}", vector.name);
+        }
     }
 
     fn built_in(id: SuiteId) -> Option<&'static dyn Suite> {

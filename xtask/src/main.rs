@@ -45,8 +45,11 @@ enum Command {
     },
     /// Check files of test vectors with each cipher plugin
     Vectors {
-        /// Files of format idb1-vectors-1 [default: the published vectors]
+        /// Files of format idb1-vectors-1 [default: protocol/tests/vectors/*.json]
         files: Vec<PathBuf>,
+        /// Make a file of vectors instead: every suite, KEM and kind
+        #[arg(long, value_name = "FILE", conflicts_with = "files")]
+        generate: Option<PathBuf>,
     },
 }
 
@@ -64,6 +67,6 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Quickstart { once, split } => quickstart::run(once, split),
         Command::Test { filter } => test::run(filter.as_deref()),
-        Command::Vectors { files } => vectors::run(&files),
+        Command::Vectors { files, generate } => vectors::run(&files, generate.as_deref()),
     }
 }

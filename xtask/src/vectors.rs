@@ -1,6 +1,9 @@
 //! `cargo xtask vectors`.
 
-use std::{path::PathBuf, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use claviger_testkit::Result;
 
@@ -9,15 +12,18 @@ use crate::{
     packages::{self, BUILD},
 };
 
-pub(crate) fn run(files: &[PathBuf]) -> Result<()> {
+pub(crate) fn run(files: &[PathBuf], generate: Option<&Path>) -> Result<()> {
     packages::ensure(BUILD)?;
     cargo::run(&["build", "--workspace"])?;
-    let published = [root().join("protocol/tests/vectors/idb1.json")];
-    let files = if files.is_empty() { &published[..] } else { files };
-    let status = Command::new(build_directory().join("check-vectors"))
-        .arg(build_directory())
-        .args(files)
-        .status()
-        .map_err(|error| format!("check-vectors: {error}"))?;
+    let mut command = Command::new(build_directory().join("check-vectors"));
+    let vectors = root().join("protocol/tests/vectors");
+    match generate {
+        Some(file) => command.arg("--generate").arg(file),
+        None if files.is_empty() => {
+            command.arg(build_directory()).args(["idb1.json", "claviger.json"].map(|name| vectors.join(name)))
+        }
+        None => command.arg(build_directory()).args(files),
+    };
+    let status = command.status().map_err(|error| format!("check-vectors: {error}"))?;
     if status.success() { Ok(()) } else { Err("not every vector was reproduced".into()) }
 }

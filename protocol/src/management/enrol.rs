@@ -64,6 +64,9 @@ pub struct PendingEnrolment {
     pub terminal_tag: [u8; 32],
     /// What E4 will say.
     pub manager_tag: [u8; 32],
+    /// Below 1,000,000: what an administrator compares with the terminal, as
+    /// six digits, where the realm holds the activation until then.
+    pub comparison: u32,
 }
 
 impl Verified<'_> {
@@ -108,6 +111,7 @@ impl Verified<'_> {
             management_key: secrets.management_key(suite).map_err(failed)?,
             terminal_tag: confirmation.terminal,
             manager_tag: confirmation.manager,
+            comparison: confirmation.comparison,
         };
         Ok((e2, pending))
     }

@@ -1,4 +1,4 @@
-//! The four messages of an enrolment (section 8), and the plain refusal.
+//! The messages of an enrolment (section 8), and the plain refusal.
 
 use crate::{
     code::Code,
@@ -213,6 +213,28 @@ impl Enrol4 {
     }
 }
 
+/// `"IDB1" ‖ 0x1E`, the answer to E3 while an administrator has yet to compare
+/// the strings on both sides: the terminal shows its own and repeats E3. Nobody
+/// sealed it; it changes no stored state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held;
+
+impl Held {
+    /// Decodes the whole of `bytes` (attacker-controlled).
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        let mut r = Reader::new(bytes);
+        r.expect(&MAGIC)?;
+        r.expect(&[0x1e])?;
+        r.end()?;
+        Ok(Self)
+    }
+
+    /// Encodes the message.
+    pub fn encode(self) -> Vec<u8> {
+        [&MAGIC[..], &[0x1e]].concat()
+    }
+}
+
 /// A refusal that nobody sealed: `"IDB1" ‖ 0x1F ‖ status`. Advisory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refusal(pub Code);
@@ -268,6 +290,7 @@ mod tests {
         let e4 = Enrol4 { tag: [2; TAG] };
         assert_eq!(Enrol4::decode(&e4.encode()), Ok(e4));
         refuses_other_lengths(&e4.encode(), |b| Enrol4::decode(b).is_ok());
+        refuses_other_lengths(&Held.encode(), |b| Held::decode(b).is_ok());
         refuses_other_lengths(&Refusal(Code::AuthFailed).encode(), |b| Refusal::decode(b).is_ok());
         assert!(Refusal::decode(&Refusal(Code::Ok).encode()).is_err());
     }

@@ -19,13 +19,25 @@ pub struct Secrets {
     th: Digest,
 }
 
-/// The two MACs by which each side proves that it has the keys.
+/// The two MACs by which each side proves that it has the keys, and the
+/// comparison string.
 #[derive(Debug, Clone, Copy)]
 pub struct Confirmation {
     /// The terminal's, in E3.
     pub terminal: [u8; 32],
     /// The management server's, in E4.
     pub manager: [u8; 32],
+    /// What both sides show where an administrator compares them: see [`comparison`].
+    pub comparison: u32,
+}
+
+/// The comparison string of an enrolment as a number below 1,000,000, shown
+/// with six digits: the first four bytes of `H(th3)`, which covers the whole
+/// of E1 and E2, modulo 1,000,000. No secret.
+pub fn comparison(suite: &dyn Suite, th3: &Digest) -> Result<u32> {
+    let digest = hash(suite, th3.as_slice())?;
+    let bytes = digest.as_slice();
+    Ok(u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) % 1_000_000)
 }
 
 impl Secrets {
@@ -57,14 +69,18 @@ impl Secrets {
         self.key(suite, b"IDB1 Au\0", &self.th)
     }
 
-    /// The MACs of E3 and E4, over the whole of E2.
+    /// The MACs of E3 and E4 and the comparison string, over the whole of E2.
     pub fn confirmation(&self, suite: &dyn Suite, e2: &[u8]) -> Result<Confirmation> {
         let th3 = hash(suite, &[self.th.as_slice(), e2].concat())?;
         let tag = |label: &[u8], who: &[u8]| -> Result<[u8; 32]> {
             let key = self.key(suite, label, &th3)?;
             Ok(first_32(&mac(suite, key.expose(), who)?))
         };
-        Ok(Confirmation { terminal: tag(b"IDB1 ec\0", b"T")?, manager: tag(b"IDB1 ea\0", b"M")? })
+        Ok(Confirmation {
+            terminal: tag(b"IDB1 ec\0", b"T")?,
+            manager: tag(b"IDB1 ea\0", b"M")?,
+            comparison: comparison(suite, &th3)?,
+        })
     }
 
     fn key(&self, suite: &dyn Suite, label: &[u8], transcript: &Digest) -> Result<Secret32> {
@@ -78,4 +94,21 @@ fn first_32(digest: &Digest) -> [u8; 32] {
     let mut out = [0; 32];
     out.copy_from_slice(&digest.as_slice()[..32]);
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{aws_lc::AwsLc, registry::SuiteId};
+
+    #[test]
+    fn the_comparison_string_is_the_start_of_the_hash() {
+        // SHA-256 and SHA-384 of 32 and 48 zero bytes, computed with another implementation.
+        for (id, len, expected) in
+            [(SuiteId::AES_256_GCM_SHA256, 32, 123_181), (SuiteId::AES_256_GCM_SHA384, 48, 999_068)]
+        {
+            let th3 = Digest::from_slice(&vec![0; len]).unwrap();
+            assert_eq!(comparison(AwsLc::suite(id).unwrap(), &th3).unwrap(), expected, "{id}");
+        }
+    }
 }

@@ -84,6 +84,9 @@ pub struct Offered {
     pub management_key: Secret32,
     /// E3, to be sent after the credential is stored.
     pub confirm: Vec<u8>,
+    /// Below 1,000,000: shown with six digits where an administrator has to
+    /// compare both sides before the credential becomes active.
+    pub comparison: u32,
 }
 
 impl AwaitOffer {
@@ -103,6 +106,7 @@ impl AwaitOffer {
             unique_key: secrets.unique_key(suite)?,
             management_key: secrets.management_key(suite)?,
             confirm: Enrol3 { id: self.id, tag: confirmation.terminal }.encode(),
+            comparison: confirmation.comparison,
         };
         Ok((offered, AwaitDone { tag: confirmation.manager }))
     }

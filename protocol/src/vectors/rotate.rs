@@ -2,9 +2,9 @@
 
 use super::{Checker, Result, show};
 use crate::{
-    kem::{self, TerminalKey},
+    kem::TerminalKey,
     management::{envelope as management, rotate as management_rotate},
-    message::{Envelope, Note, NoteMessage, Uid},
+    message::{Envelope, Header, Note, NoteMessage, Uid},
     names::Realm,
     registry::{KemId, SuiteId},
     schedule,
@@ -18,26 +18,28 @@ pub(super) fn run(checker: &mut Checker<'_>, suite: &dyn Suite, id: SuiteId, kem
     let key = || TerminalKey::from_seed(kem_id, &checker.kem_secret("t_x25519")?, &seed).map_err(show);
     let (ephemeral, share) = key()?;
     let (again, _) = key()?;
-    // Realm, user and epoch are in none of the inputs: they are read off the envelope.
-    let expected = checker.expected("envelope")?;
-    let header = Envelope::decode(&expected).map_err(show)?.header;
-    let Uid::UserId(user_id) = header.uid else { return Err("the vector's uid is not plain".into()) };
-    let realm: Realm = header.realm.parse()?;
-
-    // The peer's share is an input where it cannot be made from a seed.
-    let m_share = checker.expected("m_share")?;
-    let shared = again.agree(&m_share).map_err(show)?;
-    if kem_id == KemId::X25519 {
-        let (own, secret) = kem::respond(kem_id, &share, &checker.secret("m_x25519")?).map_err(show)?;
-        checker.that("the management server's share differs", own == m_share);
-        checker.that("the shared secrets differ", secret.expose() == shared.expose());
-    }
+    // The published vector has neither realm, user nor epoch among its inputs:
+    // they are read off its envelope.
+    let expected = checker.expected("envelope").unwrap_or_default();
+    let header = Envelope::decode(&expected).map(|envelope| envelope.header);
+    let (realm, user_id, epoch) = match (checker.text("realm"), header) {
+        (Ok(realm), _) => {
+            (realm.parse()?, checker.text("user_id")?.as_bytes().to_vec(), checker.number("epoch")? as u32)
+        }
+        (Err(_), Ok(Header { realm, uid: Uid::UserId(user_id), epoch, .. })) => {
+            (realm.parse()?, user_id.to_vec(), epoch)
+        }
+        (Err(error), _) => return Err(error),
+    };
+    let (realm, user_id): (Realm, &[u8]) = (realm, &user_id);
+    let management_seed = checker.kem_secret("m_x25519")?;
+    let (m_share, shared) = checker.agree("m_share", kem_id, &again, &share, &management_seed)?;
 
     let sender = Sender {
         realm: &realm,
         user_id,
         uid: Uid::UserId(user_id),
-        epoch: header.epoch,
+        epoch,
         unique_key: &unique_key,
         management_key: &management_key,
         suite: id,
@@ -50,19 +52,25 @@ pub(super) fn run(checker: &mut Checker<'_>, suite: &dyn Suite, id: SuiteId, kem
     checker.equal("envelope", &envelope);
     checker.size("envelope", envelope.len());
 
-    // What the note says is in none of the inputs: it is opened with the terminal's keys.
+    // Nor what the note says: it is opened with the terminal's keys.
     let decoded = Envelope::decode(&envelope).map_err(show)?;
     let master = schedule::master_secret(suite, &unique_key, user_id, decoded.header_bytes).map_err(show)?;
     let envelope_hash = schedule::hash(suite, &envelope).map_err(show)?;
-    let expected_note = checker.expected("note")?;
-    let note_key = schedule::note_key(suite, &master, &envelope_hash).map_err(show)?;
-    let message = NoteMessage::decode(&expected_note).map_err(show)?;
-    let plain = note_key.open(suite, &schedule::note_aad(&envelope_hash), message.ciphertext).map_err(show)?;
-    let note = Note::decode(&plain).map_err(show)?;
+    let (now_ms, next_epoch) = match checker.number("server_time_ms") {
+        Ok(time) => (time, epoch + 1),
+        Err(_) => {
+            let expected_note = checker.expected("note")?;
+            let note_key = schedule::note_key(suite, &master, &envelope_hash).map_err(show)?;
+            let message = NoteMessage::decode(&expected_note).map_err(show)?;
+            let plain = note_key.open(suite, &schedule::note_aad(&envelope_hash), message.ciphertext).map_err(show)?;
+            let note = Note::decode(&plain).map_err(show)?;
+            (note.server_time_ms, note.epoch)
+        }
+    };
 
     let policy = management::Policy { realm: &realm, suites: &[id], kems: &[kem_id] };
     let candidate = management::Candidate { user_id, management_key: &management_key, known: true };
-    let clock = management::Clock { now_ms: note.server_time_ms, window_ms: u64::MAX, not_before_ms: 0 };
+    let clock = management::Clock { now_ms, window_ms: u64::MAX, not_before_ms: 0 };
     let floor = management::Floor { hash_len: suite.hash_len(), suite: id, kem: kem_id };
     let refused = |refusal: Box<management::Refusal>| show(refusal.reason());
     let (made, keys) = management_rotate::receive(&envelope, &policy)
@@ -74,7 +82,7 @@ pub(super) fn run(checker: &mut Checker<'_>, suite: &dyn Suite, id: SuiteId, kem
         .map_err(refused)?
         .decided(true)
         .map_err(refused)?
-        .rotate_with(suite, &m_share, shared.expose(), note.server_time_ms, note.epoch)
+        .rotate_with(suite, &m_share, shared.expose(), now_ms, next_epoch)
         .map_err(show)?;
     checker.equal("note", &made);
     checker.size("note", made.len());
@@ -86,7 +94,5 @@ pub(super) fn run(checker: &mut Checker<'_>, suite: &dyn Suite, id: SuiteId, kem
 
     checker.equal("header", decoded.header_bytes);
     checker.equal("MS", master.as_slice());
-    checker.equal("m_share", &m_share);
-    checker.equal("ss", shared.expose());
     Ok(())
 }

@@ -1,5 +1,5 @@
 //! Checks files of test vectors against the protocol crate, with each cipher
-//! plugin in turn. `cargo xtask vectors FILE` builds and runs it.
+//! plugin in turn, or makes such a file. `cargo xtask vectors` builds and runs it.
 
 #![forbid(unsafe_code)]
 
@@ -16,18 +16,21 @@ use claviger_daemon::{
 };
 use claviger_protocol::{
     Suite,
+    aws_lc::AwsLc,
     vectors::{self, Outcome, VectorFile},
 };
 
-/// Arguments: the directory of the plugins, then the files.
+/// Arguments: the directory of the plugins, then the files; or `--generate` and a file.
 #[tokio::main]
 async fn main() -> ExitCode {
     let mut arguments = env::args_os().skip(1).map(PathBuf::from);
-    let Some(directory) = arguments.next() else {
-        eprintln!("usage: check-vectors DIRECTORY-OF-PLUGINS FILE...");
+    let Some(first) = arguments.next() else {
+        eprintln!("usage: check-vectors DIRECTORY-OF-PLUGINS FILE... | check-vectors --generate FILE");
         return ExitCode::from(2);
     };
-    match check(&directory, &arguments.collect::<Vec<_>>()).await {
+    let files: Vec<_> = arguments.collect();
+    let outcome = if first == Path::new("--generate") { generate(&files) } else { check(&first, &files).await };
+    match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -35,6 +38,17 @@ async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Writes vectors of every suite, KEM and kind.
+fn generate(files: &[PathBuf]) -> Result<bool, String> {
+    let [file] = files else { return Err("--generate takes one file".into()) };
+    let made = vectors::generate(|id| AwsLc::suite(id).map(|suite| suite as &dyn Suite))?;
+    let mut text = serde_json::to_string_pretty(&made).map_err(|error| error.to_string())?;
+    text.push('\n');
+    fs::write(file, text).map_err(|error| format!("{}: {error}", file.display()))?;
+    println!("{} vectors in {}", made.vectors.len(), file.display());
+    Ok(true)
 }
 
 /// Whether every vector that could be tried was reproduced, and each plugin tried some.
