@@ -1,7 +1,7 @@
 //! The daemon as a whole: builds the roles from the configuration, starts
 //! their listeners, and drains them when it is told to end.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration, time::Instant};
+use std::{io, mem, net::SocketAddr, sync::Arc, time::Duration, time::Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -19,12 +19,12 @@ use crate::{
     clock,
     config::types::{Config, ManagementConfig, ServiceConfig, StateChoice},
     management::{
-        self, Management,
+        self, Management, account,
         http::{ServicesHandler, TerminalsHandler},
     },
     net::{Handler, NetError, Server, tls::server_config},
     plugin_host::{HostServices, PluginConfig, PluginHost, PluginHostError, StateSource},
-    service::{self, ManagerLink, RemoteManager, ServiceRole, Unavailable},
+    service::{self, ManagerLink, Relay, Relayed, RemoteManager, ServiceRole, Unavailable},
     state::MemoryState,
     suites::{SuiteMissing, Suites},
     telemetry::{
@@ -364,11 +364,21 @@ struct LocalManager {
 impl ManagerLink for LocalManager {
     async fn decrypt(&self, envelope: Bytes) -> Result<Vec<u8>, Unavailable> {
         match self.management.reply_processor().decrypt(&self.service, &envelope).await {
-            Ok(answered) => Ok(answered.bytes.to_vec()),
+            // Moved, not copied: the service role wipes it.
+            Ok(mut answered) => Ok(mem::take(&mut *answered.bytes)),
             Err(error) => Err(Unavailable(format!(
                 "{error}; register it with `clavigerd service add {} --origin https://...`",
                 self.service
             ))),
         }
+    }
+
+    async fn relay(&self, kind: Relay, envelope: Bytes) -> Result<Relayed, Unavailable> {
+        let request = match kind {
+            Relay::Rotate => account::Request::Rotate,
+            Relay::Directory => account::Request::Directory,
+        };
+        let answered = self.management.account().handle(request, &envelope).await;
+        Ok(Relayed { status: answered.code.http_status(), body: answered.bytes })
     }
 }

@@ -1,6 +1,9 @@
 //! HTTPS to servers and services: TLS 1.3 only, X25519MLKEM768 first,
 //! HTTP/2 where the server offers it, HTTP/1.1 otherwise.
 
+mod connection;
+mod pin;
+
 use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
@@ -17,6 +20,8 @@ use rustls::{
     pki_types::{CertificateDer, pem::PemObject},
 };
 
+pub use self::connection::Connection;
+use self::pin::PinnedKey;
 use crate::{
     core,
     error::{Error, Result},
@@ -34,30 +39,42 @@ pub fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
-/// A pool of connections with one set of trusted certificates. Clones share it.
+/// Whose word a server's certificate is taken on.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Trust {
+    /// The authorities that this system trusts.
+    System,
+    /// These certificates (PEM), and no others.
+    Ca(String),
+    /// The server's own public key: SHA-256 of its SubjectPublicKeyInfo.
+    Pin([u8; 32]),
+}
+
+impl Trust {
+    /// In the certificates named, or those of the system.
+    pub fn of(ca: Option<&str>) -> Self {
+        ca.map_or(Self::System, |pem| Self::Ca(pem.to_owned()))
+    }
+}
+
+/// A pool of connections with one [`Trust`]. Clones share it.
 #[derive(Clone)]
-pub struct Transport(Client<HttpsConnector<HttpConnector>, Body>);
+pub struct Transport {
+    client: Client<HttpsConnector<HttpConnector>, Body>,
+    /// For connections outside of the pool, which speak HTTP/1.1.
+    tls: Arc<ClientConfig>,
+}
 
 impl Transport {
-    /// Trusts the certificates in `ca` (PEM) and no others, or, without it,
-    /// those of the system.
-    pub fn new(ca: Option<&str>) -> Result<Self> {
-        let roots = match ca {
-            Some(pem) => roots_from_pem(pem)?,
-            None => system_roots()?,
-        };
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .map_err(|error| Error::Invalid(format!("TLS cannot be set up: {error}")))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+    /// Opens nothing yet.
+    pub fn new(trust: &Trust) -> Result<Self> {
+        let config = tls_config(trust)?;
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
         let connector = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_tls_config(config)
+            .with_tls_config(config.clone())
             .https_only()
             .enable_all_versions()
             .wrap_connector(tcp);
@@ -65,14 +82,21 @@ impl Transport {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(60))
             .build(connector);
-        Ok(Self(client))
+        let mut tls = config;
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Self { client, tls: Arc::new(tls) })
+    }
+
+    /// Opens a connection for one message that is bound to it.
+    pub async fn connect(&self, origin: &Origin) -> Result<Connection> {
+        Connection::open(Arc::clone(&self.tls), origin).await
     }
 
     /// Sends a request to an absolute URI and gives the response as it comes;
     /// redirects are not followed. The time is the caller's to bound.
     pub async fn send(&self, request: http::Request<Body>) -> Result<Response<Incoming>> {
         let origin = Origin::of(request.uri())?;
-        self.0.request(request).await.map_err(|error| Error::Unreachable { origin, reason: reason(&error) })
+        self.client.request(request).await.map_err(|error| Error::Unreachable { origin, reason: reason(&error) })
     }
 
     /// Sends a protocol message, and collects the answer. Bounded in time (15 s) and size.
@@ -86,11 +110,8 @@ impl Transport {
             .map_err(|error| Error::Invalid(format!("the request cannot be made: {error}")))?;
         let unreachable = |reason: String| Error::Unreachable { origin: origin.clone(), reason };
         let exchange = async {
-            let (parts, body) = self.send(request).await?.into_parts();
-            let body = Limited::new(body, MAX_ANSWER).collect().await;
-            let body = body.map_err(|error| unreachable(reason(error.as_ref())))?.to_bytes();
-            let content_type = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-            Ok(core::Response { status: parts.status.as_u16(), content_type: content_type.map(str::to_owned), body })
+            let response = self.send(request).await?;
+            collect(origin, response).await
         };
         let timed_out = |_| unreachable(format!("no answer within {} s", EXCHANGE_TIMEOUT.as_secs()));
         tokio::time::timeout(EXCHANGE_TIMEOUT, exchange).await.map_err(timed_out)?
@@ -103,6 +124,16 @@ impl fmt::Debug for Transport {
     }
 }
 
+/// The whole of an answer, of at most [`MAX_ANSWER`] bytes.
+async fn collect(origin: &Origin, response: Response<Incoming>) -> Result<core::Response> {
+    let (parts, body) = response.into_parts();
+    let body = Limited::new(body, MAX_ANSWER).collect().await;
+    let unreachable = |reason: String| Error::Unreachable { origin: origin.clone(), reason };
+    let body = body.map_err(|error| unreachable(reason(error.as_ref())))?.to_bytes();
+    let content_type = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    Ok(core::Response { status: parts.status.as_u16(), content_type: content_type.map(str::to_owned), body })
+}
+
 /// Checks certificates (PEM) before they are stored.
 pub fn check_ca(pem: &str) -> Result<()> {
     roots_from_pem(pem).map(|_| ())
@@ -112,6 +143,22 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(15);
 /// More than the largest message of the protocol.
 const MAX_ANSWER: usize = 64 * 1024;
+
+fn tls_config(trust: &Trust) -> Result<ClientConfig> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|error| Error::Invalid(format!("TLS cannot be set up: {error}")))?;
+    let builder = match trust {
+        Trust::System => builder.with_root_certificates(system_roots()?),
+        Trust::Ca(pem) => builder.with_root_certificates(roots_from_pem(pem)?),
+        Trust::Pin(spki) => {
+            let verifier = PinnedKey { spki: *spki, provider };
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
+        }
+    };
+    Ok(builder.with_no_client_auth())
+}
 
 fn roots_from_pem(pem: &str) -> Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
@@ -149,6 +196,9 @@ fn reason(error: &(dyn StdError + 'static)) -> String {
     if text.contains("UnknownIssuer") || text.contains("BadSignature") {
         return "its certificate is not issued by a trusted authority; name the right one with `--ca FILE`".into();
     }
+    if text.contains("ApplicationVerificationFailure") {
+        return "its public key is not the one of the enrolment link; ask your administrator for a new link".into();
+    }
     text
 }
 
@@ -159,7 +209,7 @@ mod tests {
     #[test]
     fn what_is_no_certificate_is_refused() {
         for pem in ["", "text", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
-            assert!(matches!(Transport::new(Some(pem)), Err(Error::Invalid(_))), "{pem}");
+            assert!(matches!(Transport::new(&Trust::of(Some(pem))), Err(Error::Invalid(_))), "{pem}");
         }
     }
 }

@@ -2,8 +2,14 @@
 //! responses, the time and random bytes go in. [`crate::Terminal`] drives them
 //! over HTTPS; another transport can do the same.
 
+pub mod account;
+mod attempt;
 pub mod enrolment;
+pub mod realm;
 pub mod sign_on;
+pub(crate) mod user_id;
+
+pub use attempt::{Fresh, Judged, Learnt};
 
 use bytes::Bytes;
 use claviger_protocol::{CONTENT_TYPE, Suite, SuiteId, aws_lc::AwsLc};

@@ -165,7 +165,7 @@ mod tests {
         let file = CredentialFile::new(directory.path().join("new/credential.json"));
         file.install(sample(), false).unwrap();
         file.take_counter().unwrap();
-        let service = crate::Service { id: "shop".parse().unwrap(), origin: "https://shop".parse().unwrap(), ca: None };
+        let service = crate::Service::new("shop".parse().unwrap(), "https://shop".parse().unwrap());
         file.update(|credential| {
             credential.pending = None;
             credential.add_service(service)

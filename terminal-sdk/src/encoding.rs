@@ -56,6 +56,29 @@ pub(crate) mod secret {
     }
 }
 
+/// Bytes of a fixed length, which need not be there, as base64url.
+pub(crate) mod optional_array {
+    use super::*;
+
+    pub(crate) fn serialize<const N: usize, S: Serializer>(
+        array: &Option<[u8; N]>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match array {
+            Some(array) => bytes::serialize(array, serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(crate) fn deserialize<'de, const N: usize, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<[u8; N]>, D::Error> {
+        let bytes = bytes::deserialize(deserializer)?;
+        let array = bytes[..].try_into().map_err(|_| D::Error::custom(format!("a value has not {N} bytes")))?;
+        Ok(Some(array))
+    }
+}
+
 /// A value by its `Display` and `FromStr`.
 pub(crate) mod text {
     use std::{fmt::Display, str::FromStr};

@@ -60,9 +60,18 @@ pub enum Error {
     /// Something that was given to the library is not valid.
     #[error("{0}")]
     Invalid(String),
-    /// The terminal's table has no such service.
+    /// Neither the terminal's table nor the directory has such a service.
     #[error("`{0}` is not among this terminal's services; add it with `claviger services add SERVICE_ID ORIGIN`")]
     UnknownService(String),
+    /// The terminal's table has no such service, and the directory did not come.
+    #[error("`{target}` is not among this terminal's services, and the directory could not be fetched: {cause}")]
+    NoDirectory {
+        /// What was asked for.
+        target: String,
+        /// Why there is no directory.
+        #[source]
+        cause: Box<Error>,
+    },
     /// A session was asked to send its key elsewhere.
     #[error("the session is for {own}; it does not send its key to {asked}")]
     OtherOrigin {
@@ -116,6 +125,14 @@ pub enum Error {
     /// The keys are stored, and the management server has not confirmed them yet.
     #[error("the keys are stored but not confirmed yet ({0}); the next run of claviger tries again")]
     Unconfirmed(#[source] Box<Error>),
+    /// The keys are stored, and an administrator has to compare a string before they count.
+    #[error(
+        "the keys are stored; they count when your administrator has compared {comparison}; run `claviger enrol` again then"
+    )]
+    Held {
+        /// Six digits, the same on both sides.
+        comparison: String,
+    },
     /// The cipher library failed, or the suite or key agreement is not offered here.
     #[error("cryptography failed: {0}")]
     Crypto(&'static str),
@@ -143,8 +160,8 @@ impl Error {
                 Blame::Unreachable
             }
             Self::NotProtocol { status: 502..=504, .. } | Self::Unreachable { .. } => Blame::Unreachable,
-            Self::Refused { .. } | Self::Denied { .. } => Blame::Refused,
-            Self::Unconfirmed(cause) => cause.blame(),
+            Self::Refused { .. } | Self::Denied { .. } | Self::Held { .. } => Blame::Refused,
+            Self::Unconfirmed(cause) | Self::NoDirectory { cause, .. } => cause.blame(),
             _ => Blame::Terminal,
         }
     }

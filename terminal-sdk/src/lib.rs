@@ -18,7 +18,8 @@
 //! - [`session_cache`]: keys kept on disk between runs of a program.
 //! - [`credential`], [`credential_file`]: what a terminal knows, and its file:
 //!   private, atomic, shared by several processes without using a counter twice.
-//! - [`origin`]: the origins of services, the terminal's own table.
+//! - [`service`]: the terminal's own table of services; [`origin`]: their origins.
+//! - [`link`]: an enrolment code with all that is needed to use it.
 //! - [`core`]: the protocol without input or output, for other transports.
 //! - [`client`]: HTTPS, TLS 1.3 only.
 //! - [`error`]: the one error type; its messages say what to do.
@@ -35,7 +36,9 @@ pub mod credential_file;
 mod durable;
 mod encoding;
 pub mod error;
+pub mod link;
 pub mod origin;
+pub mod service;
 pub mod session;
 pub mod session_cache;
 pub mod terminal;
@@ -45,9 +48,12 @@ pub use claviger_protocol::{
     enrolment_code::{CodeError, EnrolmentCode},
     message::Scope,
 };
-pub use credential::{Credential, Service};
+pub use client::Trust;
+pub use credential::{Credential, Naming};
 pub use credential_file::CredentialFile;
 pub use error::Error;
+pub use link::EnrolmentLink;
 pub use origin::Origin;
+pub use service::{Bind, Service, Source};
 pub use session::{Session, SessionKey};
-pub use terminal::{EnrolOptions, SignOnOptions, Terminal};
+pub use terminal::{EnrolOptions, Rotated, SignOnOptions, Terminal};

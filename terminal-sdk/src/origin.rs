@@ -39,10 +39,25 @@ impl Origin {
         &self.0
     }
 
+    /// Host and port as they stand in the URL, such as `[::1]:8443`.
+    pub(crate) fn authority(&self) -> &str {
+        &self.0["https://".len()..]
+    }
+
+    /// The host, an IPv6 address without its brackets, and the port.
+    pub(crate) fn host_and_port(&self) -> (&str, u16) {
+        let authority = self.authority();
+        let (host, port) = match authority.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => (host, port.parse().unwrap_or(443)),
+            _ => (authority, 443),
+        };
+        (host.trim_start_matches('[').trim_end_matches(']'), port)
+    }
+
     /// The URI of `path` (with its query, starting with `/`) at this origin.
     pub fn uri(&self, path: &str) -> Result<Uri> {
         let invalid = || Error::Invalid(format!("`{path}` is not a path"));
-        let authority: Authority = self.0["https://".len()..].parse().map_err(|_| invalid())?;
+        let authority: Authority = self.authority().parse().map_err(|_| invalid())?;
         let path: PathAndQuery = path.parse().map_err(|_| invalid())?;
         Uri::builder().scheme(Scheme::HTTPS).authority(authority).path_and_query(path).build().map_err(|_| invalid())
     }
@@ -87,6 +102,18 @@ mod tests {
             ("https://[::1]:8443", "https://[::1]:8443"),
         ] {
             assert_eq!(text.parse::<Origin>().unwrap().as_str(), origin);
+        }
+    }
+
+    #[test]
+    fn host_and_port_are_told_apart() {
+        for (text, host, port) in [
+            ("https://shop.example", "shop.example", 443),
+            ("https://shop.example:8443", "shop.example", 8443),
+            ("https://[::1]", "::1", 443),
+            ("https://[::1]:8443", "::1", 8443),
+        ] {
+            assert_eq!(text.parse::<Origin>().unwrap().host_and_port(), (host, port));
         }
     }
 

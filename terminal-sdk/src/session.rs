@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 use crate::{
     client::{Body, BoxError, Transport, full},
     credential::Service,
+    credential_file::CredentialFile,
     error::{Error, Result},
     origin::Origin,
     session_cache::SessionCache,
@@ -119,11 +120,13 @@ impl Session {
     }
 
     async fn replace(&self, current: &mut Option<Arc<SessionKey>>) -> Result<Arc<SessionKey>> {
-        let key = Arc::new(self.terminal.obtain(&self.service, &self.transport, &self.scope).await?);
+        let (key, credential) = self.terminal.obtain(&self.service, &self.transport, &self.scope).await?;
+        let key = Arc::new(key);
         *current = Some(Arc::clone(&key));
         if self.cache {
             let (kept, scope) = (Arc::clone(&key), self.scope.clone());
-            self.terminal.blocking(move |file| SessionCache::beside(file).put(&kept, &scope, now_ms())).await?;
+            let put = move |file: &CredentialFile| SessionCache::beside(file).put(&kept, &scope, &credential, now_ms());
+            self.terminal.blocking(put).await?;
         }
         Ok(key)
     }

@@ -44,10 +44,14 @@ impl<'a> SessionCache<'a> {
     }
 
     /// Keeps a key in the place of the one for the same origin and scope.
-    pub fn put(&self, key: &SessionKey, scope: &Scope, now_ms: u64) -> Result<()> {
+    /// `credential` is the id of the one that signed on for it; the key is not
+    /// kept where another has been enrolled since, perhaps another user's.
+    pub fn put(&self, key: &SessionKey, scope: &Scope, credential: &str, now_ms: u64) -> Result<()> {
         let _lock = self.file.lock()?;
-        let credential = self.file.load()?.id;
-        let mut sessions = self.rows(&credential, now_ms)?;
+        if self.file.load()?.id != credential {
+            return Ok(());
+        }
+        let mut sessions = self.rows(credential, now_ms)?;
         let share = names(scope);
         sessions.retain(|row| row.origin != key.origin || row.share != share);
         sessions.push(Row {
@@ -63,8 +67,11 @@ impl<'a> SessionCache<'a> {
         // Large enough not to grow, which would leave copies behind.
         let size: usize = sessions.iter().map(|row| 1024 + 2 * row.key.len() + 8 * row.share.len()).sum();
         let mut bytes = Zeroizing::new(Vec::with_capacity(1024 + size));
-        serde_json::to_writer_pretty(&mut *bytes, &Sessions { version: VERSION, credential, sessions })
-            .map_err(|error| Error::Damaged { path: self.path.clone(), reason: error.to_string() })?;
+        serde_json::to_writer_pretty(
+            &mut *bytes,
+            &Sessions { version: VERSION, credential: credential.to_owned(), sessions },
+        )
+        .map_err(|error| Error::Damaged { path: self.path.clone(), reason: error.to_string() })?;
         durable::write(&self.path, &bytes)
     }
 
@@ -143,9 +150,10 @@ mod tests {
         file.install(sample(), false).unwrap();
         let cache = SessionCache::beside(&file);
         let (few, many) = (Scope::new(["user"]).unwrap(), Scope::new(["user", "email"]).unwrap());
-        cache.put(&key("https://a", "one", 90_000), &few, 1000).unwrap();
-        cache.put(&key("https://a", "two", 50_000), &many, 1000).unwrap();
-        cache.put(&key("https://a", "three", 90_000), &few, 1000).unwrap();
+        let id = sample().id;
+        cache.put(&key("https://a", "one", 90_000), &few, &id, 1000).unwrap();
+        cache.put(&key("https://a", "two", 50_000), &many, &id, 1000).unwrap();
+        cache.put(&key("https://a", "three", 90_000), &few, &id, 1000).unwrap();
         let origin: Origin = "https://a".parse().unwrap();
         assert_eq!(cache.get(&origin, &few, 2000).unwrap().unwrap().expose(), b"three");
         assert_eq!(cache.get(&origin, &many, 2000).unwrap().unwrap().expose(), b"two");
@@ -157,6 +165,8 @@ mod tests {
         other.id = "f".repeat(32);
         file.install(other, true).unwrap();
         assert!(cache.list(2000).unwrap().is_empty(), "the keys are of another enrolment");
+        cache.put(&key("https://a", "late", 90_000), &few, &id, 1000).unwrap();
+        assert!(cache.list(2000).unwrap().is_empty(), "a key of the former enrolment came late");
         std::fs::write(&cache.path, b"{").unwrap();
         assert!(cache.list(2000).unwrap().is_empty(), "a damaged file costs a sign-on, no more");
         cache.clear().unwrap();

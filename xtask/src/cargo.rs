@@ -15,8 +15,12 @@ pub(crate) fn root() -> &'static Path {
 
 /// Where debug builds lie.
 pub(crate) fn build_directory() -> PathBuf {
-    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    target.join("debug")
+    target_directory().join("debug")
+}
+
+/// Where whatever is made goes.
+pub(crate) fn target_directory() -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
 /// A cargo command in the root of the workspace.

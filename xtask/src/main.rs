@@ -7,11 +7,14 @@ mod packages;
 mod quickstart;
 mod test;
 mod vectors;
+mod verify_protocol;
 
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use claviger_testkit::Result;
+
+use crate::verify_protocol::Tool;
 
 /// The project's own commands.
 #[derive(Debug, Parser)]
@@ -51,6 +54,19 @@ enum Command {
         #[arg(long, value_name = "FILE", conflicts_with = "files")]
         generate: Option<PathBuf>,
     },
+    /// Check the formal models of the protocol against their expected verdicts
+    ///
+    /// Runs SPIN (a Debian package), Verifpal (built by cargo below target/tools), and ProVerif
+    /// where it is installed; otherwise its recorded verdicts are listed. Models that leave a
+    /// defence out must show the attack.
+    VerifyProtocol {
+        /// Only this tool's models
+        #[arg(long)]
+        only: Option<Tool>,
+        /// Write the results here as well
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -68,5 +84,6 @@ fn run(command: Command) -> Result<()> {
         Command::Quickstart { once, split } => quickstart::run(once, split),
         Command::Test { filter } => test::run(filter.as_deref()),
         Command::Vectors { files, generate } => vectors::run(&files, generate.as_deref()),
+        Command::VerifyProtocol { only, json } => verify_protocol::run(only, json.as_deref()),
     }
 }

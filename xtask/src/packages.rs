@@ -20,6 +20,12 @@ pub(crate) const TESTS: Packages = &[
     ("python3-cryptography", "/usr/lib/python3/dist-packages/cryptography/__init__.py"),
 ];
 
+/// What formal models need, whatever checks them.
+pub(crate) const MODELS: Packages = &[("gcc", "/usr/bin/gcc")];
+
+/// What SPIN's models need beside that.
+pub(crate) const SPIN: Packages = &[("spin", "/usr/bin/spin"), ("libc6-dev", "/usr/include/stdio.h")];
+
 /// Installs what is missing when this is root, and otherwise names it.
 pub(crate) fn ensure(packages: Packages) -> Result<()> {
     let missing: Vec<_> =

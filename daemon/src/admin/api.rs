@@ -58,3 +58,11 @@ impl Default for CodeRequest {
 fn one_day() -> u64 {
     24 * 3600
 }
+
+/// What a user reads out from the terminal.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Digits {
+    /// Six digits.
+    pub digits: String,
+}

@@ -15,7 +15,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
 use super::{
-    api::{CodeRequest, Status, Suspend},
+    api::{CodeRequest, Digits, Status, Suspend},
     problem::Problem,
 };
 use crate::management::model::{EnrolmentCode, NewUser, Service, User, UserPage};
@@ -110,6 +110,16 @@ impl AdminClient {
     ///
     /// # Errors
     /// [`ClientError`].
+    pub async fn confirm_enrolment(&self, id: &str, digits: String) -> Result<User, ClientError> {
+        self.read(Method::POST, &format!("/v1/users/{}/confirm-enrolment", encoded(id)), Some(&Digits { digits })).await
+    }
+
+    /// Has a user's keys rotated after its next sign-on.
+    pub async fn require_rotation(&self, id: &str) -> Result<User, ClientError> {
+        self.read(Method::POST, &format!("/v1/users/{}/require-rotation", encoded(id)), NONE).await
+    }
+
+    /// Lets a user in again.
     pub async fn resume_user(&self, id: &str) -> Result<User, ClientError> {
         self.read(Method::POST, &format!("/v1/users/{}/resume", encoded(id)), NONE).await
     }

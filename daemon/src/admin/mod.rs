@@ -16,6 +16,8 @@
 //! | `GET`, `DELETE /v1/users/{id}` | `User`, nothing |
 //! | `POST /v1/users/{id}/suspend` ([`api::Suspend`]) | `User` |
 //! | `POST /v1/users/{id}/resume` | `User` |
+//! | `POST /v1/users/{id}/confirm-enrolment` ([`api::Digits`]) | `User` |
+//! | `POST /v1/users/{id}/require-rotation` | `User` |
 //! | `POST /v1/users/{id}/enrolment-code` ([`api::CodeRequest`]) | `EnrolmentCode` |
 //! | `GET`, `POST /v1/services` (`Service`) | list of `Service`, `Service` |
 //! | `DELETE /v1/services/{id}` | nothing |

@@ -11,7 +11,7 @@ use http::{StatusCode, request::Parts};
 use serde::de::DeserializeOwned;
 
 use super::{
-    api::{CodeRequest, PageQuery, Status, Suspend},
+    api::{CodeRequest, Digits, PageQuery, Status, Suspend},
     problem::Problem,
     server::{AdminState, Caller},
 };
@@ -34,6 +34,8 @@ pub(super) fn router(state: Arc<AdminState>) -> Router {
         .route("/v1/users/{id}", get(user).delete(delete_user))
         .route("/v1/users/{id}/suspend", post(suspend_user))
         .route("/v1/users/{id}/resume", post(resume_user))
+        .route("/v1/users/{id}/confirm-enrolment", post(confirm_enrolment))
+        .route("/v1/users/{id}/require-rotation", post(require_rotation))
         .route("/v1/users/{id}/enrolment-code", post(enrolment_code))
         .route("/v1/services", get(services).post(add_service))
         .route("/v1/services/{id}", delete(remove_service))
@@ -107,6 +109,24 @@ async fn resume_user(
     Part(Path(id)): Part<Path<String>>,
 ) -> Answer<User> {
     audited(caller, "user.resume", &id, management(&state)?.resume_user(&id).await)
+}
+
+async fn confirm_enrolment(
+    State(state): Shared,
+    Extension(caller): Extension<Caller>,
+    Part(Path(id)): Part<Path<String>>,
+    Body(digits): Body<Digits>,
+) -> Answer<User> {
+    let result = management(&state)?.confirm_enrolment(&id, &digits.digits).await;
+    audited(caller, "user.confirm-enrolment", &id, result)
+}
+
+async fn require_rotation(
+    State(state): Shared,
+    Extension(caller): Extension<Caller>,
+    Part(Path(id)): Part<Path<String>>,
+) -> Answer<User> {
+    audited(caller, "user.require-rotation", &id, management(&state)?.require_rotation(&id).await)
 }
 
 async fn enrolment_code(

@@ -3,7 +3,7 @@
 use std::{
     fs, io,
     os::unix::{
-        fs::{DirBuilderExt, FileTypeExt, PermissionsExt},
+        fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
         net::UnixStream as StdUnixStream,
     },
     path::{Path, PathBuf},
@@ -73,6 +73,8 @@ pub enum AdminServerError {
 pub struct AdminServer {
     listener: UnixListener,
     path: PathBuf,
+    /// What tells the socket from another one of that name.
+    file: FileIdentity,
     allow_uids: Vec<u32>,
 }
 
@@ -92,7 +94,8 @@ impl AdminServer {
         // Whoever gets in before the mode is set is still told by its credentials.
         let listener = UnixListener::bind(&path).map_err(failed)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o660)).map_err(failed)?;
-        Ok(Self { listener, path, allow_uids: config.allow_uids.clone() })
+        let file = identity(&path).map_err(failed)?;
+        Ok(Self { listener, path, file, allow_uids: config.allow_uids.clone() })
     }
 
     /// Where it listens.
@@ -119,7 +122,10 @@ impl AdminServer {
             },
             () = overtime => tracing::warn!("an administration request was cut off"),
         }
-        if let Err(e) = fs::remove_file(&self.path) {
+        // While this daemon was ending, its successor may have put its own socket there.
+        if identity(&self.path).is_ok_and(|file| file == self.file)
+            && let Err(e) = fs::remove_file(&self.path)
+        {
             tracing::debug!(error = %e, "the administration socket was removed by somebody else");
         }
     }
@@ -162,6 +168,13 @@ async fn admit(
     }
     request.extensions_mut().insert(caller);
     next.run(request).await
+}
+
+/// Device, inode and time of making: an inode's number may be used again.
+type FileIdentity = (u64, u64, i64, i64);
+
+fn identity(path: &Path) -> io::Result<FileIdentity> {
+    fs::symlink_metadata(path).map(|found| (found.dev(), found.ino(), found.mtime(), found.mtime_nsec()))
 }
 
 /// Removes a socket that nobody listens at.
@@ -277,6 +290,20 @@ mod tests {
         fs::write(&socket, "precious").unwrap();
         assert!(matches!(AdminServer::bind(&config(&socket)), Err(AdminServerError::NotASocket(_))));
         assert_eq!(fs::read_to_string(&socket).unwrap(), "precious");
+    }
+
+    #[tokio::test]
+    async fn the_socket_of_a_successor_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("admin.sock");
+        let server = AdminServer::bind(&config(&socket)).unwrap();
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(server.run(state().await, stop.clone()));
+        fs::rename(&socket, directory.path().join("old.sock")).unwrap();
+        let _successor = AdminServer::bind(&config(&socket)).unwrap();
+        stop.cancel();
+        serving.await.unwrap();
+        assert!(socket.exists(), "the successor's socket is gone");
     }
 
     #[test]

@@ -56,7 +56,7 @@ pub enum Command {
     /// Show how the running daemon is; exits with 1 when it is not ready
     Status,
 
-    /// Users: add, show, list, suspend, resume, delete, enrolment codes
+    /// Users: add, show, list, suspend, resume, delete, enrolment codes, rotation
     User {
         /// What to do with users.
         #[command(subcommand)]
@@ -144,6 +144,26 @@ pub enum UserCommand {
         /// How long it may be used, 1m to 30d
         #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration)]
         valid: Duration,
+        /// Draw a QR code of the enrolment link, for a terminal with a camera
+        #[arg(long)]
+        qr: bool,
+    },
+    /// Confirm an enrolment that waits, where [management] confirm_enrolments is set
+    ///
+    /// Have the user read out the six digits that the terminal shows. Where they are not those of
+    /// the terminal that waits, somebody else has used the code.
+    Confirm {
+        /// User id
+        id: String,
+        /// The six digits
+        digits: String,
+    },
+    /// Have the keys of a user's terminal rotated after its next sign-on
+    ///
+    /// After an exposure of keys, or a restore of the store from a backup.
+    RequireRotation {
+        /// User id
+        id: String,
     },
 }
 

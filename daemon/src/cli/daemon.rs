@@ -1,6 +1,6 @@
 //! `run`, `check` and `status`, and how commands find the running daemon.
 
-use std::{fs, io, path::Path, process::ExitCode};
+use std::{fs, io, path::Path, process::ExitCode, time::Duration};
 
 use serde_json::json;
 
@@ -19,7 +19,10 @@ use crate::{
 pub(super) fn run(common: &Common) -> Result<(), Failure> {
     let config = load(common)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(Box::pin(app::run(config))).map_err(Failure::failed)
+    let ended = runtime.block_on(Box::pin(app::run(config))).map_err(Failure::failed);
+    // A plugin that hangs in its start keeps a thread for ever; the daemon ends all the same.
+    runtime.shutdown_timeout(Duration::from_secs(5));
+    ended
 }
 
 /// Says whether the configuration is right.

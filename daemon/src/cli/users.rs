@@ -2,6 +2,7 @@
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
+use qrcode::{EcLevel, QrCode, render::unicode::Dense1x2};
 use serde_json::json;
 
 use super::{
@@ -45,15 +46,44 @@ pub(super) fn user(command: &UserCommand, common: &Common, output: &Output) -> R
             block_on(async { Ok(client.delete_user(id).await?) })?;
             output.answer(&json!({ "deleted": id }), |_, out| out.line(format!("deleted {id}")))
         }
-        UserCommand::EnrolCode { id, valid } => {
+        UserCommand::EnrolCode { id, valid, qr } => {
             let code = block_on(async { Ok(client.enrolment_code(id, *valid).await?) })?;
+            let drawing = if *qr { Some(draw(&code.link)?) } else { None };
             output.answer(&code, |code, out| {
                 out.line(format!("Enrolment code for {}, until {}, for one terminal:", code.user, code.expires));
                 out.line("");
                 out.line(format!("    {}", code.code));
+                out.line("");
+                out.line("or the link, which names the server, too (`claviger enrol` takes either):");
+                out.line("");
+                out.line(format!("    {}", code.link));
+                if let Some(drawing) = drawing {
+                    out.line("");
+                    out.line(drawing);
+                }
+            })
+        }
+        UserCommand::Confirm { id, digits } => {
+            let user = block_on(async { Ok(client.confirm_enrolment(id, digits.clone()).await?) })?;
+            output.answer(&user, |user, out| {
+                out.line(format!("confirmed; the terminal of {} goes on by itself", user.id));
+            })
+        }
+        UserCommand::RequireRotation { id } => {
+            let user = block_on(async { Ok(client.require_rotation(id).await?) })?;
+            output.answer(&user, |user, out| {
+                out.line(format!("the terminal of {} rotates its keys after its next sign-on", user.id));
             })
         }
     }
+}
+
+/// A QR code for a terminal window, dark on light whatever its colours.
+fn draw(link: &str) -> Result<String, Failure> {
+    let code = QrCode::with_error_correction_level(link, EcLevel::L)
+        .map_err(|error| Failure::failed(format!("the link does not fit into a QR code: {error}")))?;
+    let drawing = code.render::<Dense1x2>().dark_color(Dense1x2::Light).light_color(Dense1x2::Dark).build();
+    Ok(drawing)
 }
 
 async fn all(client: &AdminClient) -> Result<Vec<User>, Failure> {

@@ -115,8 +115,8 @@ fn plugins(root: &mut Table<'_>) -> Vec<PluginConfig> {
 
 fn management(table: &mut Table<'_>, plugins: &[&str]) -> Option<ManagementConfig> {
     let store = plugin_name(table, "store", plugins);
-    let suites = table.or("suites", vec![0x0001, 0x0003], set(suite));
-    let kems = table.or("kems", vec![0, 1], set(kem));
+    let suites = table.or("suites", SUITES.to_vec(), set(suite));
+    let kems = table.or("kems", KEMS.to_vec(), set(kem));
     let key_encryption_key = table.required("key_encryption_key", "the file that `clavigerd keys init` made", path);
     let enrolment_suite_floor = table.or("enrolment_suite_floor", 0x0001, suite);
     let enrolment_kem_floor = table.or("enrolment_kem_floor", 0, kem);
@@ -130,9 +130,13 @@ fn management(table: &mut Table<'_>, plugins: &[&str]) -> Option<ManagementConfi
     }
     let clock_window = table.or("clock_window", seconds(120), duration(seconds(1)..=seconds(3600)));
     let max_session = table.or("max_session", hours(12), duration(seconds(60)..=hours(24 * 30)));
+    let rotate_after = table.or("rotate_after", hours(24 * 90), duration(seconds(1)..=hours(24 * 3650)));
+    let private_user_ids = table.or("private_user_ids", false, boolean);
+    let confirm_enrolments = table.or("confirm_enrolments", false, boolean);
     let terminals = table.optional_section("terminals", |table| {
         let (listen, certificate, private_key) = tls_listener(table);
-        Some(TerminalsListener { listen: listen?, certificate: certificate?, private_key: private_key? })
+        let url = table.optional("url", origin("https"));
+        Some(TerminalsListener { listen: listen?, certificate: certificate?, private_key: private_key?, url })
     });
     if !table.has("terminals") {
         table.missing("terminals", "a table [management.terminals] with listen, certificate and private_key");
@@ -159,6 +163,9 @@ fn management(table: &mut Table<'_>, plugins: &[&str]) -> Option<ManagementConfi
         enrolment_kem_floor,
         clock_window,
         max_session,
+        rotate_after,
+        private_user_ids,
+        confirm_enrolments,
         terminals: terminals?,
         services,
         limits,
@@ -178,15 +185,18 @@ fn service(table: &mut Table<'_>, plugins: &[&str], roles: Option<Roles>) -> Opt
     };
     let key_lifetime = table.or("key_lifetime", hours(1), duration(seconds(1)..=hours(24 * 30)));
     let pending = table.or("pending", seconds(60), duration(seconds(1)..=seconds(600)));
-    let suites = table.or("suites", vec![0x0001, 0x0003], set(suite));
-    let kems = table.or("kems", vec![0, 1], set(kem));
-    let bindings = &[("none", Binding::None), ("challenge", Binding::Challenge)];
+    let suites = table.or("suites", SUITES.to_vec(), set(suite));
+    let kems = table.or("kems", KEMS.to_vec(), set(kem));
+    let bindings =
+        &[("none", Binding::None), ("challenge", Binding::Challenge), ("tls-exporter", Binding::TlsExporter)];
     let binding = table.or("binding", Binding::None, choice(bindings));
     let upstream = table.required("upstream", "the server to guard, http://HOST[:PORT]", origin("http"));
     let upstream_http2 = table.or("upstream_http2", false, boolean);
     let limits = table.section("limits", |table| ServiceLimits {
         per_source_per_second: table.or("per_source_per_second", 50, integer(1..=10_000_000)),
         per_source_burst: table.or("per_source_burst", 100, integer(1..=10_000_000)),
+        per_user_per_second: table.or("per_user_per_second", 100, integer(1..=10_000_000)),
+        per_user_burst: table.or("per_user_burst", 200, integer(1..=10_000_000)),
     });
     let manager = table.optional_section("manager", manager);
     match roles {
@@ -274,6 +284,11 @@ fn listeners(root: &Table<'_>, config: &Config) {
         }
     }
 }
+
+/// The suites of either role by default: those with SHA-256.
+const SUITES: [u16; 3] = [0x0001, 0x0002, 0x0003];
+/// The key exchanges of either role by default: all.
+const KEMS: [u8; 3] = [0, 1, 2];
 
 const CERTIFICATE: &str = "the PEM file of the certificate and its chain";
 const PRIVATE_KEY: &str = "the PEM file of the certificate's private key";

@@ -148,7 +148,7 @@ fn every_wrong_configuration_is_reported_at_its_place() {
             "issuer = \"issuer\"\nbinding = \"exporter\"",
             "40:11",
             "`service.binding` is \"exporter\"",
-            "\"none\", \"challenge\"",
+            "\"none\", \"challenge\", \"tls-exporter\"",
         ),
         (
             "http://127.0.0.1:3000",
@@ -229,10 +229,12 @@ fn what_is_right_has_its_values_and_defaults() {
     assert_eq!(config.plugins[0].deadline, Duration::from_secs(2));
     assert_eq!(config.plugins[1].config, serde_json::json!({ "path": "/users.db", "n": [1, 2.5, true] }));
     let management = config.management.expect("management");
-    assert_eq!(management.suites, [1, 3]);
+    assert_eq!((&management.suites[..], &management.kems[..]), (&[1, 2, 3][..], &[0, 1, 2][..]));
     assert_eq!(management.limits.per_service_per_second, 5);
     assert_eq!(management.max_session, Duration::from_secs(12 * 3600));
     let service = config.service.expect("service");
+    assert_eq!((&service.suites[..], &service.kems[..]), (&[1, 2, 3][..], &[0, 1, 2][..]));
+    assert_eq!((service.limits.per_user_per_second, service.limits.per_user_burst), (100, 200));
     assert_eq!((service.state, service.binding), (StateChoice::Memory, Binding::None));
     assert_eq!(service.upstream.authority().map(http::uri::Authority::as_str), Some("127.0.0.1:3000"));
 }

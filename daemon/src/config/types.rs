@@ -122,6 +122,12 @@ pub struct ManagementConfig {
     pub clock_window: Duration,
     /// The longest session a service may grant. Whole seconds.
     pub max_session: Duration,
+    /// How old keys may become before the terminal is told to rotate them.
+    pub rotate_after: Duration,
+    /// Whether terminals name their user to services by handles and sealed user ids only.
+    pub private_user_ids: bool,
+    /// Whether an administrator confirms each enrolment by comparing six digits.
+    pub confirm_enrolments: bool,
     /// `[management.terminals]`, where terminals enrol.
     pub terminals: TerminalsListener,
     /// `[management.services]`, where services of other daemons ask; `None` when the only service is in this process.
@@ -139,6 +145,9 @@ pub struct TerminalsListener {
     pub certificate: PathBuf,
     /// PEM file of its private key.
     pub private_key: PathBuf,
+    /// How terminals reach it, for enrolment links: `https://HOST[:PORT]`. Made
+    /// of the certificate's first name and the port when it is not given.
+    pub url: Option<Uri>,
 }
 
 /// `[management.services]`: mutual TLS.
@@ -210,8 +219,10 @@ pub enum StateChoice {
 pub enum Binding {
     /// Nothing is demanded.
     None,
-    /// A challenge that this service gave out.
+    /// A challenge that this service gave out, or the TLS connection.
     Challenge,
+    /// The TLS connection on which it comes (RFC 9266).
+    TlsExporter,
 }
 
 /// `[service.limits]`
@@ -221,6 +232,10 @@ pub struct ServiceLimits {
     pub per_source_per_second: u32,
     /// How many may come at once, at least 1.
     pub per_source_burst: u32,
+    /// Sign-ons a second of each user, wherever from, at least 1.
+    pub per_user_per_second: u32,
+    /// How many of one user may come at once, at least 1.
+    pub per_user_burst: u32,
 }
 
 /// `[service.manager]`: where the management server is.

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use claviger_plugin_api::PluginError;
 use claviger_protocol::{
     Code, KemId, Realm, Secret32, Suite, SuiteId,
-    enrolment_code::EnrolmentCode,
+    enrolment_code::{EnrolmentCode, EnrolmentId},
     management::enrol::{self, PendingEnrolment},
     message::{Enrol3, Enrol4, EnrolBox},
 };
@@ -14,9 +14,7 @@ use tracing::{info, warn};
 use zeroize::Zeroizing;
 
 use super::{
-    record::{
-        CredentialRecord, EnrolmentRecord, EnrolmentRef, Keys, OfferRecord, UserRecord, enrolment_key, user_key,
-    },
+    record::{CredentialRecord, EnrolmentRecord, EnrolmentRef, Keys, OfferRecord, UserRecord, enrolment_key, user_key},
     repository::{ChangeError, Repository},
     sealing::{KeyEncryptionKey, Place, Unsealable},
 };
@@ -43,9 +41,24 @@ pub struct Enrolment {
     pub suite_floor: SuiteId,
     /// The least KEM of new credentials.
     pub kem_floor: KemId,
-    /// Checked against when a code is not known, so that the time is the same.
-    pub dummy_psk: Secret32,
+    /// Whether an administrator confirms each enrolment.
+    pub confirm_enrolments: bool,
+    /// A sealed key that stands in for codes that are not known, so that the time is the same.
+    pub dummy_psk: Vec<u8>,
 }
+
+/// What the terminal gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// E2 or E4.
+    Message(Vec<u8>),
+    /// Nothing yet: an administrator must compare digits first. The terminal asks again.
+    Held,
+}
+
+/// No terminal of that user waits for an administrator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotHeld;
 
 /// A code that was made, and when it ends in milliseconds since 1970.
 pub type NewCode = (EnrolmentCode, u64);
@@ -54,9 +67,17 @@ pub type NewCode = (EnrolmentCode, u64);
 const MAX_BAD_MACS: u32 = 10;
 /// Kinds of secrets in an enrolment's record.
 const PSK: &str = "enrolment psk";
+/// The id of no code.
+const DUMMY: EnrolmentId = [0; 8];
 const TAGS: &str = "enrolment tags";
 
 impl Enrolment {
+    /// Seals the dummy of [`Self::dummy_psk`].
+    pub fn dummy_psk(kek: &KeyEncryptionKey, realm: &Realm, psk: &Secret32) -> Result<Vec<u8>, Unsealable> {
+        let owner = data_encoding::HEXLOWER.encode(&DUMMY);
+        kek.seal(Place { realm: realm.as_str(), kind: PSK, owner: &owner, epoch: 0 }, psk.expose())
+    }
+
     /// Makes a code for a user; a former one that was not used ends.
     pub async fn new_code(&self, user: &str, valid: Duration) -> Result<NewCode, ChangeError<()>> {
         let failed = |_| PluginError::Unavailable("the cipher plugin failed".into());
@@ -66,7 +87,15 @@ impl Enrolment {
         let psk = self
             .seal(PSK, &id, code.psk().expose())
             .map_err(|_| PluginError::Unavailable("the code could not be sealed".into()))?;
-        let record = EnrolmentRecord { user: user.to_owned(), expires_ms, bad_macs: 0, psk: Some(psk), offer: None };
+        let record = EnrolmentRecord {
+            user: user.to_owned(),
+            expires_ms,
+            bad_macs: 0,
+            psk: Some(psk),
+            offer: None,
+            held: false,
+            confirmed: false,
+        };
         if !self.repository.create(&enrolment_key(&id), &record).await? {
             return Err(ChangeError::Conflict); // 64 random bits were taken: ask again
         }
@@ -86,12 +115,44 @@ impl Enrolment {
         Ok((code, expires_ms))
     }
 
+    /// Removes up to a hundred enrolments whose code ended a day ago or earlier.
+    pub async fn sweep(&self) -> Result<(), PluginError> {
+        let over = clock::millis((self.clock)()).saturating_sub(24 * 3600 * 1000);
+        for (key, version) in self.repository.before::<EnrolmentRecord>(&format!("{over:020}"), 100).await? {
+            self.repository.store().delete(&key, version).await?; // a conflict: somebody else was faster
+        }
+        Ok(())
+    }
+
     /// Answers E1 with E2, or E3 with E4. `message` is attacker-controlled.
-    pub async fn handle(&self, message: &[u8]) -> Result<Vec<u8>, Code> {
+    pub async fn handle(&self, message: &[u8]) -> Result<Answer, Code> {
         match Enrol3::decode(message) {
             Ok(e3) => self.confirm(e3).await,
-            Err(_) => self.offer(message).await,
+            Err(_) => self.offer(message).await.map(Answer::Message),
         }
+    }
+
+    /// An administrator has compared the six digits with the user: the
+    /// terminal's next E3 activates the credential. `false` when they differ
+    /// from those of the terminal that waits.
+    pub async fn confirm_held(&self, user: &str, digits: u32) -> Result<bool, ChangeError<NotHeld>> {
+        let found = self.repository.get::<UserRecord>(&user_key(user)).await?.ok_or(ChangeError::NotFound)?;
+        let enrolment = found.value.enrolment.ok_or(ChangeError::Refused(NotHeld))?;
+        let mut equal = false;
+        let confirm = |record: &mut EnrolmentRecord| {
+            let offer = record.offer.as_ref().filter(|_| record.held).ok_or(NotHeld)?;
+            equal = offer.comparison == digits;
+            record.confirmed |= equal;
+            Ok(equal)
+        };
+        match self.repository.change(&enrolment_key(&enrolment.id), confirm).await {
+            Ok(_) => {}
+            Err(ChangeError::NotFound) => return Err(ChangeError::Refused(NotHeld)),
+            Err(error) => return Err(error),
+        }
+        let event = if equal { "enrolment_confirmed" } else { "enrolment_digits_differ" };
+        warn!(target: "audit", event, user, "an administrator compared the digits of an enrolment");
+        Ok(equal)
     }
 
     async fn offer(&self, e1: &[u8]) -> Result<Vec<u8>, Code> {
@@ -102,20 +163,19 @@ impl Enrolment {
         let found = self.repository.get::<EnrolmentRecord>(&key).await.map_err(|error| away(&error))?;
         let now_ms = clock::millis((self.clock)());
         let usable = found.as_ref().filter(|f| f.value.expires_ms > now_ms && f.value.bad_macs < MAX_BAD_MACS);
-        let psk = match usable.and_then(|found| found.value.psk.as_deref()) {
-            Some(sealed) => Some(self.open_psk(&id, sealed)?),
-            None => None,
+        let sealed = usable.and_then(|found| found.value.psk.as_deref());
+        let psk = match sealed {
+            Some(sealed) => self.open_psk(&id, sealed)?,
+            None => self.open_psk(&DUMMY, &self.dummy_psk)?,
         };
-        let verified = match request.verify(suite, psk.as_ref().unwrap_or(&self.dummy_psk), psk.is_some()) {
-            Ok(verified) => verified,
-            Err(code) => {
-                if code == Code::AuthFailed && psk.is_some() {
-                    self.count_bad_mac(&key).await;
-                }
-                return Err(code);
+        let known = sealed.is_some();
+        let verified = request.verify(suite, &psk, known).inspect_err(|code| {
+            if *code == Code::AuthFailed && known {
+                // Counted beside the answer, which must not tell by its time that the code exists.
+                tokio::spawn(count_bad_mac(self.repository.clone(), key.clone()));
             }
-        };
-        let (Some(found), Some(psk)) = (found, psk) else { return Err(Code::AuthFailed) };
+        })?;
+        let Some(found) = found else { return Err(Code::AuthFailed) };
         let user_id = &found.value.user;
         self.is_current(user_id, &id).await?;
         let details = EnrolBox {
@@ -128,6 +188,7 @@ impl Enrolment {
         let random = || self.suites.random_array().map_err(|_| Code::Unavailable);
         let (e2, pending) = verified.offer(suite, &psk, &details, &random()?, &Secret32::new(random()?))?;
         let mut record = found.value.clone();
+        (record.held, record.confirmed) = (false, false);
         record.offer = Some(self.offer_record(&id, user_id, &pending, now_ms, suite.hash_len() as u8)?);
         // Durable before the terminal sees it. A conflict means that the same
         // code is in use elsewhere at this moment: the terminal asks again.
@@ -138,7 +199,7 @@ impl Enrolment {
         }
     }
 
-    async fn confirm(&self, e3: Enrol3) -> Result<Vec<u8>, Code> {
+    async fn confirm(&self, e3: Enrol3) -> Result<Answer, Code> {
         let key = enrolment_key(&e3.id);
         let found = self.repository.get::<EnrolmentRecord>(&key).await.map_err(|error| away(&error))?;
         let now_ms = clock::millis((self.clock)());
@@ -149,6 +210,10 @@ impl Enrolment {
             return Err(Code::AuthFailed);
         };
         let e4 = self.judge(&e3, &offer)?;
+        if self.confirm_enrolments && !found.value.confirmed && found.value.psk.is_some() {
+            self.hold(&key, &offer, &found.value).await?;
+            return Ok(Answer::Held);
+        }
         // Burnt first: from here on no E1 can put another offer in the place
         // of the one that is activated. Where it ends in between, the same E3
         // goes on from here.
@@ -161,7 +226,29 @@ impl Enrolment {
         if !offer.credential.keys.is_empty() {
             self.erase_keys(&key, &offer).await;
         }
-        Ok(e4)
+        Ok(Answer::Message(e4))
+    }
+
+    /// Notes that the terminal of this offer waits for an administrator.
+    async fn hold(&self, key: &str, offer: &OfferRecord, record: &EnrolmentRecord) -> Result<(), Code> {
+        if record.held {
+            return Ok(());
+        }
+        let hold = |record: &mut EnrolmentRecord| {
+            let same = record.offer.as_ref().is_some_and(|last| last.credential.id == offer.credential.id);
+            if !same {
+                return Err(()); // a newer E1 has replaced it
+            }
+            record.held = true;
+            Ok(true)
+        };
+        info!(target: "audit", event = "enrolment_held", user = record.user, "a terminal waits for its digits to be compared");
+        match self.repository.change(key, hold).await {
+            Ok(_) => Ok(()),
+            Err(ChangeError::NotFound | ChangeError::Refused(())) => Err(Code::AuthFailed),
+            Err(ChangeError::Conflict) => Err(Code::Unavailable),
+            Err(ChangeError::Store(error)) => Err(away(&error)),
+        }
     }
 
     /// The E4 of an offer for its E3. The same E3 gives the same E4.
@@ -236,11 +323,16 @@ impl Enrolment {
             Err(ChangeError::Conflict) => return Err(Code::Unavailable),
             Err(ChangeError::Store(error)) => return Err(away(&error)),
         }
+        // Without the index the terminal's handles lead nowhere, and it names
+        // itself by its sealed user id instead.
+        if let Err(error) = self.repository.index_credential(credential, user).await {
+            warn!(user, %error, "the credential was not indexed");
+        }
         if let Some(former) = former
-            && let Err(error) = self.repository.store().forget_counters(former.id).await
+            && let Err(error) = self.repository.forget_credential(&former).await
         {
             // Left-over rows cost space and nothing else: their credential is gone.
-            warn!(user, %error, "counters of a former credential were left behind");
+            warn!(user, %error, "rows of a former credential were left behind");
         }
         Ok(activated)
     }
@@ -266,7 +358,11 @@ impl Enrolment {
                 keys: sealed,
                 enrolled_ms: now_ms,
                 cloned: false,
+                keys_made_ms: now_ms,
+                rotate_required: false,
+                pending: None,
             },
+            comparison: pending.comparison,
             tags: self.seal(TAGS, id, &tags).map_err(unsealable)?,
         })
     }
@@ -274,20 +370,6 @@ impl Enrolment {
     fn open_psk(&self, id: &[u8; 8], sealed: &[u8]) -> Result<Secret32, Code> {
         let psk = self.open(PSK, id, sealed)?;
         Secret32::from_slice(&psk).ok_or(Code::Unavailable)
-    }
-
-    async fn count_bad_mac(&self, key: &str) {
-        let counted = self.repository.change(key, |record: &mut EnrolmentRecord| {
-            record.bad_macs += 1;
-            Ok::<_, ()>(true)
-        });
-        match counted.await {
-            Ok(record) if record.bad_macs >= MAX_BAD_MACS => {
-                warn!(target: "audit", event = "enrolment_code_suspended", user = record.user, "too many wrong attempts: the enrolment code is suspended, make another");
-            }
-            Ok(_) => {}
-            Err(error) => warn!(error = %format_args!("{error:?}"), "a wrong enrolment attempt was not counted"),
-        }
     }
 
     fn seal(&self, kind: &str, id: &[u8; 8], secret: &[u8]) -> Result<Vec<u8>, Unsealable> {
@@ -298,6 +380,20 @@ impl Enrolment {
     fn open(&self, kind: &str, id: &[u8; 8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, Code> {
         let owner = data_encoding::HEXLOWER.encode(id);
         self.kek.open(Place { realm: self.realm.as_str(), kind, owner: &owner, epoch: 0 }, sealed).map_err(unsealable)
+    }
+}
+
+async fn count_bad_mac(repository: Repository, key: String) {
+    let counted = repository.change(&key, |record: &mut EnrolmentRecord| {
+        record.bad_macs += 1;
+        Ok::<_, ()>(true)
+    });
+    match counted.await {
+        Ok(record) if record.bad_macs >= MAX_BAD_MACS => {
+            warn!(target: "audit", event = "enrolment_code_suspended", user = record.user, "too many wrong attempts: the enrolment code is suspended, make another");
+        }
+        Ok(_) => {}
+        Err(error) => warn!(error = %format_args!("{error:?}"), "a wrong enrolment attempt was not counted"),
     }
 }
 

@@ -4,32 +4,35 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use claviger_protocol::{CONTENT_TYPE, Code, MAX_ENVELOPE, Realm, ServiceId, message::Refusal};
+use bytes::Bytes;
+use claviger_protocol::{
+    CONTENT_TYPE, Code, MAX_ENVELOPE, Realm, ServiceId,
+    message::{Held, Refusal},
+};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 
-use super::Management;
-use crate::net::{Body, BodyError, Handler, Peer, full, read_body, text, tls::peer_uri_sans};
+use super::{Management, account, enrolment::Answer, reply_processor::NotRegistered};
+use crate::net::{Body, BodyError, Handler, Peer, body::with_type, full, read_body, text, tls::peer_uri_sans};
 
-/// Serves terminals: enrolment.
+/// Serves terminals: enrolment, rotation, their directory.
 pub struct TerminalsHandler(pub Arc<Management>);
 
-/// Serves services over mutual TLS: decryption.
+/// Serves services over mutual TLS: decryption, and what they relay for terminals.
 pub struct ServicesHandler(pub Arc<Management>);
 
 #[async_trait]
 impl Handler for TerminalsHandler {
     async fn handle(&self, request: Request<Incoming>, _: Peer) -> Response<Body> {
-        if request.uri().path() != "/idb/v1/enrol" {
-            return text(StatusCode::NOT_FOUND, "there is nothing here; terminals use /idb/v1/enrol\n");
-        }
-        let message = match accept(request).await {
-            Ok(message) => message,
-            Err(response) => return response,
-        };
-        match self.0.enrolment().handle(&message).await {
-            Ok(answer) => respond(Code::Ok, answer),
-            Err(code) => respond(code, Refusal(code).encode()),
+        match request.uri().path() {
+            "/idb/v1/enrol" => enrol(&self.0, request).await,
+            "/idb/v1/rotate" => account(&self.0, account::Request::Rotate, request).await,
+            "/idb/v1/directory" => account(&self.0, account::Request::Directory, request).await,
+            "/idb/v1/realm" => realm(&self.0, &request),
+            _ => text(
+                StatusCode::NOT_FOUND,
+                "there is nothing here; terminals use /idb/v1/enrol, rotate, directory and realm\n",
+            ),
         }
     }
 }
@@ -37,24 +40,73 @@ impl Handler for TerminalsHandler {
 #[async_trait]
 impl Handler for ServicesHandler {
     async fn handle(&self, request: Request<Incoming>, peer: Peer) -> Response<Body> {
-        if request.uri().path() != "/idb/v1/decrypt" {
-            return text(StatusCode::NOT_FOUND, "there is nothing here; services use /idb/v1/decrypt\n");
-        }
         let Some(service) = service_of(&peer, self.0.realm()) else {
             return text(StatusCode::FORBIDDEN, "the client certificate names no service of this realm\n");
         };
         if !self.0.key_is_pinned(&service, &peer) {
             return text(StatusCode::FORBIDDEN, "the client certificate is not the one that is registered\n");
         }
-        let envelope = match accept(request).await {
-            Ok(envelope) => envelope,
-            Err(response) => return response,
-        };
-        match self.0.reply_processor().decrypt(&service, &envelope).await {
-            Ok(answered) => respond(answered.code, answered.bytes.to_vec()),
-            Err(error) => text(StatusCode::FORBIDDEN, &format!("{error}\n")),
+        match request.uri().path() {
+            "/idb/v1/decrypt" => decrypt(&self.0, &service, request).await,
+            path @ ("/idb/v1/rotate" | "/idb/v1/directory") => {
+                if !self.0.is_registered(&service) {
+                    return text(StatusCode::FORBIDDEN, &format!("{NotRegistered}\n"));
+                }
+                let rotate = path == "/idb/v1/rotate";
+                let kind = if rotate { account::Request::Rotate } else { account::Request::Directory };
+                account(&self.0, kind, request).await
+            }
+            _ => text(
+                StatusCode::NOT_FOUND,
+                "there is nothing here; services use /idb/v1/decrypt, rotate and directory\n",
+            ),
         }
     }
+}
+
+async fn enrol(management: &Management, request: Request<Incoming>) -> Response<Body> {
+    let message = match accept(request).await {
+        Ok(message) => message,
+        Err(response) => return response,
+    };
+    match management.enrolment().handle(&message).await {
+        Ok(Answer::Message(answer)) => respond(Code::Ok, answer),
+        Ok(Answer::Held) => {
+            let mut response = respond(Code::Ok, Held.encode());
+            *response.status_mut() = StatusCode::ACCEPTED;
+            response
+        }
+        Err(code) => respond(code, Refusal(code).encode()),
+    }
+}
+
+async fn account(management: &Management, kind: account::Request, request: Request<Incoming>) -> Response<Body> {
+    match accept(request).await {
+        Ok(envelope) => {
+            let answered = management.account().handle(kind, &envelope).await;
+            respond(answered.code, answered.bytes)
+        }
+        Err(response) => response,
+    }
+}
+
+async fn decrypt(management: &Management, service: &ServiceId, request: Request<Incoming>) -> Response<Body> {
+    let envelope = match accept(request).await {
+        Ok(envelope) => envelope,
+        Err(response) => return response,
+    };
+    match management.reply_processor().decrypt(service, &envelope).await {
+        // Not copied: wiped when hyper is done with it.
+        Ok(answered) => respond(answered.code, Bytes::from_owner(answered.bytes)),
+        Err(error) => text(StatusCode::FORBIDDEN, &format!("{error}\n")),
+    }
+}
+
+fn realm(management: &Management, request: &Request<Incoming>) -> Response<Body> {
+    if request.method() != Method::GET {
+        return not_allowed("GET");
+    }
+    with_type(StatusCode::OK, "application/json", management.description().to_string())
 }
 
 /// The service that a verified certificate names: its only SAN URI
@@ -70,11 +122,9 @@ fn service_of(peer: &Peer, realm: &Realm) -> Option<ServiceId> {
     id.parse().ok()
 }
 
-async fn accept(request: Request<Incoming>) -> Result<bytes::Bytes, Response<Body>> {
+async fn accept(request: Request<Incoming>) -> Result<Bytes, Response<Body>> {
     if request.method() != Method::POST {
-        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only POST is served here\n");
-        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
-        return Err(response);
+        return Err(not_allowed("POST"));
     }
     if request.headers().get(header::CONTENT_TYPE).is_none_or(|value| value != CONTENT_TYPE) {
         let message = format!("the content type must be {CONTENT_TYPE}\n");
@@ -86,7 +136,13 @@ async fn accept(request: Request<Incoming>) -> Result<bytes::Bytes, Response<Bod
     })
 }
 
-fn respond(code: Code, bytes: Vec<u8>) -> Response<Body> {
+fn not_allowed(method: &'static str) -> Response<Body> {
+    let mut response = text(StatusCode::METHOD_NOT_ALLOWED, &format!("only {method} is served here\n"));
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(method));
+    response
+}
+
+fn respond(code: Code, bytes: impl Into<Bytes>) -> Response<Body> {
     let mut response = Response::new(full(bytes));
     *response.status_mut() = StatusCode::from_u16(code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();

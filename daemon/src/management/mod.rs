@@ -1,22 +1,32 @@
 //! The management role: users, their keys, and the answers to services.
 //!
+//! - [`gate`]: what every envelope goes through.
 //! - [`reply_processor`]: what services ask for; the hot path.
+//! - [`account`]: what terminals ask for themselves: new keys, their services.
 //! - [`enrolment`]: codes, and the exchange that makes a credential of one.
 //! - [`users`], [`registry`]: what administrators handle; [`model`] is how they see it.
 //! - [`record`], [`repository`], [`batch`]: what lies in the user store, and how it gets there.
-//! - [`sealing`], [`subject`]: secrets at rest, names for services.
+//! - [`sealing`], [`realm_keys`]: secrets at rest; names for services, handles, private user ids.
+//! - [`link`]: enrolment links.
 //! - [`http`]: the listeners' handlers.
 
+pub mod account;
 pub mod batch;
 pub mod enrolment;
+pub mod gate;
 pub mod http;
+pub mod link;
 pub mod model;
+pub mod realm_keys;
 pub mod record;
 pub mod registry;
 pub mod reply_processor;
 pub mod repository;
 pub mod sealing;
-pub mod subject;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 pub mod users;
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
@@ -25,13 +35,16 @@ use claviger_plugin_api::{PluginError, UserStore};
 use claviger_protocol::{KemId, Realm, Secret32, ServiceId, SuiteError, SuiteId};
 
 use self::{
-    enrolment::Enrolment,
+    account::Account,
+    enrolment::{Enrolment, NotHeld},
+    gate::{Gate, Parts},
+    link::Links,
     model::{AdminError, EnrolmentCode, NewUser, Service, User, UserPage},
+    realm_keys::{RealmKeyError, RealmKeys},
     registry::ServiceRegistry,
-    reply_processor::{Parts, ReplyProcessor},
-    repository::Repository,
+    reply_processor::{GrantPolicy, ReplyProcessor},
+    repository::{ChangeError, Repository},
     sealing::{KekError, KeyEncryptionKey},
-    subject::{SubjectKeyError, Subjects},
     users::Users,
 };
 use crate::{
@@ -44,7 +57,11 @@ use crate::{
 /// The management role of one daemon.
 pub struct Management {
     realm: Realm,
+    gate: Arc<Gate>,
     reply_processor: ReplyProcessor,
+    account: Account,
+    links: Links,
+    private_user_ids: bool,
     enrolment: Enrolment,
     users: Users,
     registry: Arc<ServiceRegistry>,
@@ -60,9 +77,9 @@ pub enum StartError {
     /// The store does not answer.
     #[error("the user store does not answer: {0}")]
     Store(#[from] PluginError),
-    /// The realm's subject key.
+    /// The realm's own keys.
     #[error(transparent)]
-    SubjectKey(#[from] SubjectKeyError),
+    RealmKeys(#[from] RealmKeyError),
     /// The cipher plugin.
     #[error("the cipher plugin gives no random numbers")]
     Random(#[from] SuiteError),
@@ -85,7 +102,8 @@ impl Management {
             KemId::from_wire(number).ok_or_else(|| StartError::Configuration(format!("{number} is not a KEM")))
         };
         let kems = config.kems.iter().map(|number| kem(*number)).collect::<Result<Vec<_>, _>>()?;
-        let subjects = Subjects::load(&*store, &kek, realm.as_str()).await?;
+        let realm_keys = Arc::new(RealmKeys::load(&*store, &kek, realm.as_str()).await?);
+        let links = Links::read(&config.terminals, realm.as_str()).map_err(StartError::Configuration)?;
         let repository = Repository::new(store);
         let registry = Arc::new(ServiceRegistry::load(repository.clone()).await?);
         let per_service_per_second = NonZeroU32::new(config.limits.per_service_per_second).unwrap_or(NonZeroU32::MIN);
@@ -98,23 +116,42 @@ impl Management {
             clock: clock.clone(),
             suite_floor: SuiteId(config.enrolment_suite_floor),
             kem_floor: kem(config.enrolment_kem_floor)?,
-            dummy_psk: Secret32::new(suites.random_array()?),
+            confirm_enrolments: config.confirm_enrolments,
+            dummy_psk: Enrolment::dummy_psk(&kek, &realm, &Secret32::new(suites.random_array()?))
+                .map_err(|_| SuiteError::Failed)?,
         };
-        let reply_processor = ReplyProcessor::new(Parts {
+        let gate = Arc::new(Gate::new(Parts {
             realm: realm.clone(),
             suites,
             kems,
             repository: repository.clone(),
-            registry: registry.clone(),
             kek,
-            subjects,
+            realm_keys,
             clock: clock.clone(),
             clock_window: config.clock_window,
+        })?);
+        let policy = GrantPolicy {
             max_session: config.max_session,
+            rotate_after: config.rotate_after,
+            private_user_ids: config.private_user_ids,
             per_service_per_second,
-        })?;
+        };
+        let reply_processor = ReplyProcessor::new(gate.clone(), registry.clone(), policy);
+        let account = Account::new(gate.clone(), registry.clone());
         let users = Users { repository: repository.clone(), clock };
-        Ok(Arc::new(Self { realm, reply_processor, enrolment, users, registry, repository }))
+        let private_user_ids = config.private_user_ids;
+        Ok(Arc::new(Self {
+            realm,
+            gate,
+            reply_processor,
+            account,
+            links,
+            private_user_ids,
+            enrolment,
+            users,
+            registry,
+            repository,
+        }))
     }
 
     /// The realm.
@@ -127,15 +164,48 @@ impl Management {
         &self.reply_processor
     }
 
+    /// What terminals ask for themselves.
+    pub fn account(&self) -> &Account {
+        &self.account
+    }
+
+    #[cfg(test)]
+    fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    /// What terminals may know of the realm before they sign on, as JSON.
+    pub fn description(&self) -> serde_json::Value {
+        let policy = self.gate.policy();
+        let mut description = serde_json::json!({
+            "realm": self.realm.as_str(),
+            "suites": policy.suites.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "kems": policy.kems.iter().map(|kem| kem.to_wire()).collect::<Vec<_>>(),
+            "private_user_ids": self.private_user_ids,
+        });
+        if self.private_user_ids {
+            let key = data_encoding::BASE64URL_NOPAD.encode(self.gate.realm_keys().hpke_public_key());
+            description["hpke_public_key"] = key.into();
+        }
+        description
+    }
+
     /// What terminals ask that have no credential yet.
     pub fn enrolment(&self) -> &Enrolment {
         &self.enrolment
     }
 
-    /// Whether the store answers, and the registry as it stands there.
+    /// Whether the store answers, and the registry as it stands there. Also
+    /// removes some of the enrolments that are over.
     pub async fn refresh(&self) -> Result<(), PluginError> {
         self.repository.store().health().await?;
-        self.registry.refresh().await
+        self.registry.refresh().await?;
+        self.enrolment.sweep().await
+    }
+
+    /// Whether a service is registered.
+    pub fn is_registered(&self, service: &ServiceId) -> bool {
+        self.registry.get(service.as_str()).is_some()
     }
 
     /// Whether the peer's key is the one its service is pinned to; true where there is no pin.
@@ -176,11 +246,37 @@ impl Management {
         self.users.delete(id).await
     }
 
+    /// Has a user's keys rotated after its next sign-on.
+    pub async fn require_rotation(&self, id: &str) -> Result<User, AdminError> {
+        self.users.require_rotation(id).await
+    }
+
+    /// Confirms an enrolment that waits, by the six digits that the user reads out.
+    pub async fn confirm_enrolment(&self, id: &str, digits: &str) -> Result<User, AdminError> {
+        let number = digits.parse().ok().filter(|_| digits.len() == 6);
+        let number =
+            number.ok_or_else(|| AdminError::Invalid("expected the six digits that the terminal shows".into()))?;
+        match self.enrolment.confirm_held(id, number).await {
+            Ok(true) => self.user(id).await,
+            Ok(false) => Err(AdminError::Invalid(format!(
+                "the digits are not those of the terminal that waits; do not go on: somebody may have used the code. \
+                 End it with `clavigerd user enrol-code {id}`"
+            ))),
+            Err(ChangeError::NotFound) => Err(AdminError::NotFound(format!("user {id}"))),
+            Err(ChangeError::Refused(NotHeld)) => {
+                Err(AdminError::Invalid(format!("no terminal of user {id} waits to be confirmed")))
+            }
+            Err(ChangeError::Conflict) => Err(AdminError::Conflict(format!("user {id}"))),
+            Err(ChangeError::Store(error)) => Err(AdminError::Unavailable(error.to_string())),
+        }
+    }
+
     /// Makes an enrolment code; a former one that was not used ends.
     pub async fn enrolment_code(&self, id: &str, valid: Duration) -> Result<EnrolmentCode, AdminError> {
         let made = self.enrolment.new_code(id, valid).await;
         let (code, expires) = made.map_err(|error| users::refused(error, id))?;
-        Ok(EnrolmentCode { user: id.to_owned(), code: code.expose(), expires: clock::rfc3339(expires) })
+        let (link, expires) = (self.links.with(&code), clock::rfc3339(expires));
+        Ok(EnrolmentCode { user: id.to_owned(), code: code.expose(), link, expires })
     }
 
     /// Registers a service.

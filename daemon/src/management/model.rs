@@ -59,6 +59,12 @@ pub struct User {
     /// When its terminal enrolled, RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub enrolled: Option<String>,
+    /// When its keys were made, RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keys_made: Option<String>,
+    /// Whether its terminal is to rotate its keys after the next sign-on.
+    #[serde(default)]
+    pub rotation_required: bool,
     /// When an unused enrolment code ends, RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code_expires: Option<String>,
@@ -81,6 +87,8 @@ pub struct EnrolmentCode {
     pub user: String,
     /// The code: a secret until it is used.
     pub code: String,
+    /// The same with all else that a terminal needs: a secret, too.
+    pub link: String,
     /// When it ends, RFC 3339.
     pub expires: String,
 }

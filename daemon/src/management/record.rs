@@ -6,7 +6,10 @@ use claviger_protocol::{KemId, Secret32, SuiteId};
 use minicbor::{Decode, Encode};
 use zeroize::Zeroizing;
 
-use super::sealing::{KeyEncryptionKey, Place, Unsealable};
+use super::{
+    realm_keys::CredentialNumber,
+    sealing::{KeyEncryptionKey, Place, Unsealable},
+};
 
 /// A user.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
@@ -86,6 +89,31 @@ pub struct CredentialRecord {
     #[n(7)]
     #[cbor(default)]
     pub cloned: bool,
+    /// When its current keys were made, milliseconds since 1970.
+    #[n(8)]
+    #[cbor(default)]
+    pub keys_made_ms: u64,
+    /// An administrator wants its keys rotated, whatever their age.
+    #[n(9)]
+    #[cbor(default)]
+    pub rotate_required: bool,
+    /// Keys of the next epoch, until their first use.
+    #[n(10)]
+    pub pending: Option<PendingKeys>,
+}
+
+/// Keys that were handed out by a rotation and not used yet.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub struct PendingKeys {
+    /// The epoch they will be of.
+    #[n(0)]
+    pub epoch: u32,
+    /// Unique key ‖ management authentication key, sealed.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub keys: Vec<u8>,
+    /// Milliseconds since 1970.
+    #[n(2)]
+    pub made_ms: u64,
 }
 
 /// Points from a user to its enrolment code.
@@ -117,6 +145,14 @@ pub struct EnrolmentRecord {
     /// What was offered last and waits for its E3.
     #[n(4)]
     pub offer: Option<OfferRecord>,
+    /// The terminal has stored the offered keys and waits for an administrator.
+    #[n(5)]
+    #[cbor(default)]
+    pub held: bool,
+    /// An administrator has compared the digits of the offer.
+    #[n(6)]
+    #[cbor(default)]
+    pub confirmed: bool,
 }
 
 /// An offered credential.
@@ -128,6 +164,10 @@ pub struct OfferRecord {
     /// What E3 must prove ‖ what E4 will say, sealed.
     #[cbor(n(1), with = "minicbor::bytes")]
     pub tags: Vec<u8>,
+    /// The six digits that user and administrator compare.
+    #[n(2)]
+    #[cbor(default)]
+    pub comparison: u32,
 }
 
 /// A registered service.
@@ -150,17 +190,24 @@ pub struct ServiceRecord {
     pub key_pin: Option<Vec<u8>>,
 }
 
+impl ServiceRecord {
+    /// Whether its groups let a user in (step 11, beside the user's own state).
+    pub fn admits(&self, user: &UserRecord) -> bool {
+        self.allow_groups.is_empty() || user.groups.iter().any(|group| self.allow_groups.contains(group))
+    }
+}
+
 /// A record type: how it is stored.
 pub trait Stored: Sized + Encode<()> + for<'b> Decode<'b, ()> {
     /// The index in which it is listed, if any.
     const INDEX: Option<&'static str>;
 
     /// Its value in that index.
-    fn index_value(&self) -> &str;
+    fn index_value(&self) -> String;
 
     /// Index terms to store it with.
     fn terms(&self) -> Vec<IndexTerm> {
-        let term = |name: &str| IndexTerm { name: name.to_owned(), value: self.index_value().to_owned() };
+        let term = |name: &str| IndexTerm { name: name.to_owned(), value: self.index_value() };
         Self::INDEX.map(term).into_iter().collect()
     }
 
@@ -180,24 +227,25 @@ pub trait Stored: Sized + Encode<()> + for<'b> Decode<'b, ()> {
 impl Stored for UserRecord {
     const INDEX: Option<&'static str> = Some("user");
 
-    fn index_value(&self) -> &str {
-        &self.id
+    fn index_value(&self) -> String {
+        self.id.clone()
     }
 }
 
 impl Stored for ServiceRecord {
     const INDEX: Option<&'static str> = Some("service");
 
-    fn index_value(&self) -> &str {
-        &self.id
+    fn index_value(&self) -> String {
+        self.id.clone()
     }
 }
 
 impl Stored for EnrolmentRecord {
-    const INDEX: Option<&'static str> = None;
+    const INDEX: Option<&'static str> = Some("enrolment");
 
-    fn index_value(&self) -> &str {
-        &self.user
+    /// In the order of their ends, for those that are over to be swept.
+    fn index_value(&self) -> String {
+        format!("{:020} {}", self.expires_ms, self.user)
     }
 }
 
@@ -209,6 +257,11 @@ pub fn user_key(id: &str) -> String {
 /// Record key of a service.
 pub fn service_key(id: &str) -> String {
     format!("service/{id}")
+}
+
+/// Record key under which a credential's number leads to its user's id.
+pub fn credential_key(number: &CredentialNumber) -> String {
+    format!("credential/{}", data_encoding::HEXLOWER.encode(number))
 }
 
 /// Record key of an enrolment.
@@ -232,14 +285,20 @@ impl Keys {
         kek.seal(Self::place(realm, user, epoch), &both)
     }
 
-    /// Opens a credential's keys.
+    /// Opens a credential's keys: its pending ones when `epoch` is theirs, and
+    /// its current ones otherwise.
     pub fn open(
         kek: &KeyEncryptionKey,
         realm: &str,
         user: &str,
         record: &CredentialRecord,
+        epoch: u32,
     ) -> Result<Self, Unsealable> {
-        let both = kek.open(Self::place(realm, user, record.epoch), &record.keys)?;
+        let (epoch, sealed) = match &record.pending {
+            Some(pending) if pending.epoch == epoch => (epoch, &pending.keys),
+            _ => (record.epoch, &record.keys),
+        };
+        let both = kek.open(Self::place(realm, user, epoch), sealed)?;
         let (unique, management) = both.split_at_checked(32).ok_or(Unsealable)?;
         Ok(Self {
             unique: Secret32::from_slice(unique).ok_or(Unsealable)?,
@@ -253,6 +312,35 @@ impl Keys {
 }
 
 impl CredentialRecord {
+    /// The part of its id that handles carry.
+    pub fn number(&self) -> CredentialNumber {
+        let mut number = CredentialNumber::default();
+        number.copy_from_slice(&self.id[..8]);
+        number
+    }
+
+    /// Whether it has keys of that epoch.
+    pub fn has_epoch(&self, epoch: u32) -> bool {
+        self.epoch == epoch || self.is_pending(epoch)
+    }
+
+    /// Whether the keys of that epoch are still to be used for the first time.
+    pub fn is_pending(&self, epoch: u32) -> bool {
+        self.pending.as_ref().is_some_and(|pending| pending.epoch == epoch)
+    }
+
+    /// Makes `used` the current keys, and forgets the former. `false`, and
+    /// nothing is changed, when they are not the pending ones any more: a
+    /// newer rotation has replaced them, or another use has promoted them.
+    pub fn promote(&mut self, used: &PendingKeys) -> bool {
+        let Some(pending) = self.pending.take_if(|pending| pending == used) else { return false };
+        self.epoch = pending.epoch;
+        self.keys = pending.keys;
+        self.keys_made_ms = pending.made_ms;
+        self.rotate_required = false;
+        true
+    }
+
     /// What it demands at least.
     pub fn floor(&self) -> claviger_protocol::management::login::Floor {
         claviger_protocol::management::login::Floor {
@@ -285,6 +373,9 @@ mod tests {
                 keys: vec![3; 92],
                 enrolled_ms: 4,
                 cloned: true,
+                keys_made_ms: 4,
+                rotate_required: true,
+                pending: Some(PendingKeys { epoch: 3, keys: vec![4; 92], made_ms: 5 }),
             }),
             enrolment: Some(EnrolmentRef { id: [5; 8], expires_ms: 6 }),
         };
@@ -313,9 +404,12 @@ mod tests {
             keys: keys.seal(&kek, "example", user, 1).unwrap(),
             enrolled_ms: 0,
             cloned: false,
+            keys_made_ms: 0,
+            rotate_required: false,
+            pending: None,
         };
-        assert!(Keys::open(&kek, "example", "alice", &record("alice", 1)).is_ok());
-        assert!(Keys::open(&kek, "example", "alice", &record("bob", 1)).is_err());
-        assert!(Keys::open(&kek, "example", "alice", &record("alice", 2)).is_err());
+        assert!(Keys::open(&kek, "example", "alice", &record("alice", 1), 1).is_ok());
+        assert!(Keys::open(&kek, "example", "alice", &record("bob", 1), 1).is_err());
+        assert!(Keys::open(&kek, "example", "alice", &record("alice", 2), 2).is_err());
     }
 }

@@ -4,6 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use arc_swap::ArcSwap;
 use claviger_plugin_api::PluginError;
+use tokio::sync::Mutex;
 
 use super::{
     model::{AdminError, Service},
@@ -16,18 +17,22 @@ use super::{
 pub struct ServiceRegistry {
     repository: Repository,
     services: ArcSwap<HashMap<String, Arc<ServiceRecord>>>,
+    /// One reading at a time: one that began before a change must not replace
+    /// what was read after it.
+    reading: Mutex<()>,
 }
 
 impl ServiceRegistry {
     /// Reads all services.
     pub async fn load(repository: Repository) -> Result<Self, PluginError> {
-        let registry = Self { repository, services: ArcSwap::default() };
+        let registry = Self { repository, services: ArcSwap::default(), reading: Mutex::new(()) };
         registry.refresh().await?;
         Ok(registry)
     }
 
     /// Reads all services again.
     pub async fn refresh(&self) -> Result<(), PluginError> {
+        let _reading = self.reading.lock().await;
         let all = self.repository.all::<ServiceRecord>().await?;
         self.services.store(Arc::new(all.into_iter().map(|s| (s.id.clone(), Arc::new(s))).collect()));
         Ok(())
@@ -38,12 +43,17 @@ impl ServiceRegistry {
         self.services.load().get(id).cloned()
     }
 
+    /// All services, in the order of their ids, as they were read last.
+    pub fn all(&self) -> Vec<Arc<ServiceRecord>> {
+        let mut all: Vec<_> = self.services.load().values().cloned().collect();
+        all.sort_by(|a, b| a.id.cmp(&b.id));
+        all
+    }
+
     /// All services in the order of their ids.
     pub async fn list(&self) -> Result<Vec<Service>, AdminError> {
         self.refresh().await.map_err(away)?;
-        let mut all: Vec<_> = self.services.load().values().map(|s| Service::from(&**s)).collect();
-        all.sort_by(|a, b| a.id.cmp(&b.id));
-        Ok(all)
+        Ok(self.all().iter().map(|service| Service::from(&**service)).collect())
     }
 
     /// Registers a service.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use claviger_plugin_api::{Cursor, PluginError, Put, Scan, UserStore, Written};
 
-use super::record::Stored;
+use super::record::{CredentialRecord, Stored, credential_key};
 
 /// Typed access to the store.
 #[derive(Clone)]
@@ -96,6 +96,24 @@ impl Repository {
         Err(ChangeError::Conflict)
     }
 
+    /// Makes a credential's number lead to its user.
+    pub async fn index_credential(&self, credential: &CredentialRecord, user: &str) -> Result<(), PluginError> {
+        let key = credential_key(&credential.number());
+        let put = Put { key, expected: 0, value: user.as_bytes().to_vec(), terms: Vec::new() };
+        self.store.put(put).await.map(|_| ()) // a conflict: it was made before
+    }
+
+    /// Forgets the counters and the number of a credential that is gone.
+    pub async fn forget_credential(&self, credential: &CredentialRecord) -> Result<(), PluginError> {
+        self.store.forget_counters(credential.id).await?;
+        let key = credential_key(&credential.number());
+        let found = self.store.get(std::slice::from_ref(&key)).await?.pop().flatten();
+        if let Some(found) = found {
+            self.store.delete(&key, found.version).await?;
+        }
+        Ok(())
+    }
+
     /// One page of an index; the cursor of the next page where there is one.
     pub async fn page<T: Stored>(
         &self,
@@ -110,6 +128,17 @@ impl Repository {
             .map(|record| decode::<T>(&record.value, &record.key, record.version).map(|found| found.value))
             .collect::<Result<_, _>>()?;
         Ok((records, page.next))
+    }
+
+    /// Key and version of up to `limit` records whose index value is below `value`.
+    pub async fn before<T: Stored>(&self, value: &str, limit: usize) -> Result<Vec<(String, u64)>, PluginError> {
+        let term = T::INDEX.unwrap_or_default().to_owned();
+        let page = self.store.scan(Scan { term: term.clone(), after: None, limit }).await?;
+        let below = page
+            .records
+            .into_iter()
+            .filter(|record| record.terms.iter().any(|index| index.name == term && index.value.as_str() < value));
+        Ok(below.map(|record| (record.key, record.version)).collect())
     }
 
     /// All records of an index.

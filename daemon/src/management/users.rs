@@ -1,6 +1,7 @@
 //! Users, as administrators handle them.
 
 use claviger_plugin_api::{Cursor, PluginError};
+use claviger_protocol::message::MAX_ATTRIBUTES;
 use tracing::warn;
 
 use super::{
@@ -81,6 +82,19 @@ impl Users {
         Ok(resumed)
     }
 
+    /// Has a user's keys rotated after its next sign-on, whatever their age.
+    pub async fn require_rotation(&self, id: &str) -> Result<User, AdminError> {
+        let mut enrolled = false;
+        let user = self
+            .change(id, |user| {
+                let credential = user.credential.as_mut();
+                enrolled = credential.is_some();
+                credential.is_some_and(|credential| !std::mem::replace(&mut credential.rotate_required, true))
+            })
+            .await?;
+        if enrolled { Ok(user) } else { Err(AdminError::Invalid(format!("user {id} has no terminal yet"))) }
+    }
+
     /// Deletes a user, its keys and its counters.
     pub async fn delete(&self, id: &str) -> Result<(), AdminError> {
         let removed = self.repository.remove::<UserRecord>(&user_key(id)).await;
@@ -90,9 +104,9 @@ impl Users {
             removed.map_err(|e| refused(e, id))?;
         }
         if let Some(credential) = record.credential
-            && let Err(error) = self.repository.store().forget_counters(credential.id).await
+            && let Err(error) = self.repository.forget_credential(&credential).await
         {
-            warn!(user = id, %error, "counters of a deleted user were left behind");
+            warn!(user = id, %error, "rows of a deleted user were left behind");
         }
         Ok(())
     }
@@ -123,6 +137,8 @@ impl Users {
             epoch: record.credential.as_ref().map(|credential| credential.epoch),
             created: clock::rfc3339(record.created_ms),
             enrolled: record.credential.as_ref().map(|credential| clock::rfc3339(credential.enrolled_ms)),
+            keys_made: record.credential.as_ref().map(|credential| clock::rfc3339(credential.keys_made_ms)),
+            rotation_required: record.credential.as_ref().is_some_and(|credential| credential.rotate_required),
             code_expires: code.map(|enrolment| clock::rfc3339(enrolment.expires_ms)),
         }
     }
@@ -155,6 +171,13 @@ fn check(new: &NewUser) -> Result<(), AdminError> {
     if new.groups.len() > 64 || !new.groups.iter().all(group_is_good) {
         let message = "a user has at most 64 groups of 1 to 128 bytes each, without commas and white space";
         return Err(AdminError::Invalid(message.into()));
+    }
+    // As they are released: quotes and backslashes take two bytes.
+    let released = serde_json::json!({ "user": new.id, "name": new.name, "email": new.email, "groups": new.groups });
+    if released.to_string().len() > MAX_ATTRIBUTES {
+        return Err(AdminError::Invalid(format!(
+            "all attributes together have at most {MAX_ATTRIBUTES} bytes as JSON"
+        )));
     }
     Ok(())
 }

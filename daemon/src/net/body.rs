@@ -1,5 +1,7 @@
 //! Bodies: one boxed type for every answer, and reading requests with a limit.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{Response, StatusCode, header};
 use http_body_util::{BodyExt, Empty, Full, LengthLimitError, Limited, combinators::UnsyncBoxBody};
@@ -39,12 +41,13 @@ pub enum BodyError {
     /// More bytes than allowed were announced or sent: answer 413.
     #[error("the body is too large")]
     TooLarge,
-    /// The peer broke off, or broke the framing: answer 400, if it still listens.
+    /// The peer broke off, took too long, or broke the framing: answer 400, if it still listens.
     #[error("the body broke off")]
     Broken,
 }
 
-/// Reads a whole body of at most `limit` bytes.
+/// Reads a whole body of at most `limit` bytes, which must be there within 10 s:
+/// a peer that sends a head and then nothing must not hold its connection.
 ///
 /// A larger `Content-Length` is refused before a byte is read; a body without
 /// one is refused at the first byte over the limit.
@@ -53,15 +56,25 @@ where
     B: http_body::Body<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
+    read_body_within(body, limit, READ_TIMEOUT).await
+}
+
+async fn read_body_within<B>(body: B, limit: usize, time: Duration) -> Result<Bytes, BodyError>
+where
+    B: http_body::Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
     if body.size_hint().lower() > limit as u64 {
         return Err(BodyError::TooLarge);
     }
-    match Limited::new(body, limit).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(e) if e.is::<LengthLimitError>() => Err(BodyError::TooLarge),
-        Err(_) => Err(BodyError::Broken),
+    match tokio::time::timeout(time, Limited::new(body, limit).collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(e)) if e.is::<LengthLimitError>() => Err(BodyError::TooLarge),
+        Ok(Err(_)) | Err(_) => Err(BodyError::Broken),
     }
 }
+
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
@@ -91,5 +104,14 @@ mod tests {
             Err(BoxError::from("reset")),
         ]));
         assert_eq!(read_body(broken, 10).await, Err(BodyError::Broken));
+    }
+
+    #[tokio::test]
+    async fn a_body_that_never_ends_is_given_up() {
+        let first = futures_util::stream::iter([Ok::<_, BoxError>(http_body::Frame::data(Bytes::from_static(b"a")))]);
+        let silent =
+            http_body_util::StreamBody::new(futures_util::StreamExt::chain(first, futures_util::stream::pending()));
+        let time = Duration::from_millis(20);
+        assert_eq!(read_body_within(silent, 10, time).await, Err(BodyError::Broken));
     }
 }

@@ -2,16 +2,16 @@
 //! that nobody can change any more.
 
 use std::{
-    fs::File,
+    fs::{File, OpenOptions},
     io::{self, Read, Write},
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
     path::Path,
 };
 
 use aws_lc_rs::digest::{SHA256, digest};
 use claviger_plugin_api::description::{Description, SECTION};
 use rustix::{
-    fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create},
+    fs::{MemfdFlags, OFlags, SealFlags, fcntl_add_seals, memfd_create},
     io::Errno,
 };
 
@@ -30,7 +30,9 @@ impl Image {
     /// Reads the file. A file that grows or changes meanwhile does no harm:
     /// what was read is what is hashed, checked and loaded.
     pub(super) fn read(path: &Path) -> Result<Self, PluginLoadError> {
-        let file = File::open(path).map_err(PluginLoadError::Read)?;
+        // Without NONBLOCK, opening a named pipe waits for somebody to write to it.
+        let nonblock = OFlags::NONBLOCK.bits().cast_signed();
+        let file = OpenOptions::new().read(true).custom_flags(nonblock).open(path).map_err(PluginLoadError::Read)?;
         let metadata = file.metadata().map_err(PluginLoadError::Read)?;
         if !metadata.is_file() {
             return Err(PluginLoadError::Read(io::Error::other("not a regular file")));
@@ -79,5 +81,25 @@ impl Image {
             Ok(file.into())
         };
         make().map_err(PluginLoadError::MemoryFile)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+    use super::*;
+
+    #[test]
+    fn what_is_no_file_is_refused_without_waiting() {
+        let directory = tempfile::tempdir().unwrap();
+        let pipe = directory.path().join("pipe.so");
+        mknodat(CWD, &pipe, FileType::Fifo, Mode::RWXU, 0).unwrap();
+        for path in [pipe.as_path(), directory.path(), Path::new("/dev/zero")] {
+            match Image::read(path) {
+                Err(PluginLoadError::Read(error)) => assert_eq!(error.to_string(), "not a regular file"),
+                other => panic!("{}: {:?}", path.display(), other.map(|image| image.len())),
+            }
+        }
     }
 }

@@ -19,6 +19,13 @@ pub(super) fn authority<B>(request: &Request<B>) -> Result<Authority, BadHead> {
     {
         return Err(bad("the length of the body is ambiguous"));
     }
+    // Only `chunked` is undone here; of another coding the upstream would never hear.
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    if codings.next().is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+        || codings.next().is_some()
+    {
+        return Err(BadHead { status: StatusCode::NOT_IMPLEMENTED, detail: "this transfer coding is not known" });
+    }
     if headers.get_all(header::CONTENT_LENGTH).iter().count() > 1 {
         return Err(bad("the length of the body is ambiguous"));
     }
@@ -83,6 +90,27 @@ mod tests {
             ("/", &[("host", "a"), ("content-length", "3"), ("content-length", "3")]),
         ] {
             assert_eq!(head(uri, headers), Err(400), "{uri} {headers:?}");
+        }
+    }
+
+    #[test]
+    fn of_transfer_codings_only_chunked_passes() {
+        for (codings, good) in [
+            (&["chunked"][..], true),
+            (&["Chunked"], true),
+            (&["gzip, chunked"], false),
+            (&["chunked, chunked"], false),
+            (&["chunked", "chunked"], false),
+            (&["gzip", "chunked"], false),
+            (&["identity"], false),
+            (&[""], false),
+        ] {
+            let mut request = Request::post("/").header("host", "a");
+            for coding in codings {
+                request = request.header("transfer-encoding", *coding);
+            }
+            let status = authority(&request.body(()).unwrap()).map(drop).map_err(|bad| bad.status);
+            assert_eq!(status, if good { Ok(()) } else { Err(StatusCode::NOT_IMPLEMENTED) }, "{codings:?}");
         }
     }
 

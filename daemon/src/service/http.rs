@@ -1,11 +1,12 @@
 //! Which request goes where.
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 
-use claviger_protocol::{CONTENT_TYPE, MAX_ENVELOPE};
+use claviger_protocol::{CONTENT_TYPE, Code, MAX_ENVELOPE};
 
-use super::{ServiceRole, head, problem::problem};
+use super::{Relay, ServiceRole, head, problem::problem};
 use crate::net::{Body, BodyError, Peer, body::with_type, read_body};
 
 impl ServiceRole {
@@ -19,7 +20,10 @@ impl ServiceRole {
         match request.uri().path() {
             "/idb/v1/sign-on" => self.sign_on(request, peer).await,
             "/idb/v1/challenge" => self.challenge(request.method(), peer).await,
-            _ => {
+            path => {
+                if let Some(kind) = Relay::from_path(path) {
+                    return self.relay(kind, request, peer).await;
+                }
                 let (head, body) = request.into_parts();
                 match self.verifier.verify(&head, &authority, peer).await {
                     Ok(session) => {
@@ -33,21 +37,30 @@ impl ServiceRole {
     }
 
     async fn sign_on(&self, request: Request<Incoming>, peer: &Peer) -> Response<Body> {
-        if request.method() != Method::POST {
-            return wrong_method("POST");
+        if let Some(response) = refuse_head(&request) {
+            return response;
         }
-        if !is_protocol(request.headers()) {
-            return problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, "expected application/vnd.idb1");
-        }
-        let envelope = match read_body(request.into_body(), MAX_ENVELOPE).await {
+        let envelope = match read_envelope(request).await {
             Ok(envelope) => envelope,
-            Err(BodyError::TooLarge) => {
-                return problem(StatusCode::PAYLOAD_TOO_LARGE, "an envelope has at most 4096 bytes");
-            }
-            Err(BodyError::Broken) => return problem(StatusCode::BAD_REQUEST, "the body broke off"),
+            Err(response) => return response,
         };
-        let outcome = self.sign_on.answer(envelope, peer.address.ip()).await;
+        let outcome = self.sign_on.answer(envelope, peer).await;
         protocol_answer(outcome.code.http_status(), outcome.reply)
+    }
+
+    async fn relay(&self, kind: Relay, request: Request<Incoming>, peer: &Peer) -> Response<Body> {
+        if let Some(response) = refuse_head(&request) {
+            return response;
+        }
+        let relayed = if self.limit.allows(peer.address.ip()) {
+            match read_envelope(request).await {
+                Ok(envelope) => self.relays.answer(kind, envelope).await,
+                Err(response) => return response,
+            }
+        } else {
+            self.relays.refuse(kind, Code::RateLimited)
+        };
+        protocol_answer(relayed.status, relayed.body)
     }
 
     async fn challenge(&self, method: &Method, peer: &Peer) -> Response<Body> {
@@ -62,6 +75,22 @@ impl ServiceRole {
             Err(_) => retry_later(problem(StatusCode::SERVICE_UNAVAILABLE, "no challenge can be given at the moment")),
         }
     }
+}
+
+/// The answer to what cannot be an envelope, for its head alone.
+fn refuse_head(request: &Request<Incoming>) -> Option<Response<Body>> {
+    if request.method() != Method::POST {
+        return Some(wrong_method("POST"));
+    }
+    let refusal = || problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, "expected application/vnd.idb1");
+    (!is_protocol(request.headers())).then(refusal)
+}
+
+async fn read_envelope(request: Request<Incoming>) -> Result<Bytes, Response<Body>> {
+    read_body(request.into_body(), MAX_ENVELOPE).await.map_err(|error| match error {
+        BodyError::TooLarge => problem(StatusCode::PAYLOAD_TOO_LARGE, "an envelope has at most 4096 bytes"),
+        BodyError::Broken => problem(StatusCode::BAD_REQUEST, "the body broke off"),
+    })
 }
 
 /// Whether the content type is the protocol's; parameters do not matter.

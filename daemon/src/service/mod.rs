@@ -2,11 +2,11 @@
 //! and passes their requests to the upstream.
 //!
 //! - `http`: which request goes where.
-//! - `sign_on`, `challenge`: the protocol endpoints.
+//! - `sign_on`, `challenge`, `relay`: the protocol endpoints.
 //! - `verify`: from a presented key to a session.
 //! - `proxy`: the reverse proxy.
 //! - `remote_manager`: the management server in another process ([`RemoteManager`]).
-//! - `limits`: how often one source may ask.
+//! - `source_limit`, `user_limit`: how often one source, and one user, may ask.
 //! - `instruments`: its metrics.
 //!
 //! The role never sees a unique key or a management authentication key, and
@@ -16,16 +16,18 @@ mod challenge;
 mod head;
 mod http;
 mod instruments;
-mod limits;
 mod problem;
 mod proxy;
 mod reachability;
+mod relay;
 mod remote_manager;
 mod sign_on;
+mod source_limit;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod user_limit;
 mod verify;
 
 use std::sync::Arc;
@@ -37,15 +39,21 @@ use claviger_plugin_api::{CipherSuite, KeyIssuer, StateStore};
 use claviger_protocol::{KemId, Realm, ServiceId};
 use hyper::body::Incoming;
 
-pub use self::remote_manager::RemoteManager;
-use self::{challenge::Challenges, limits::SourceLimit, proxy::Proxy, sign_on::SignOn, verify::Verifier};
+use self::{
+    challenge::Challenges, proxy::Proxy, relay::Relays, sign_on::SignOn, source_limit::SourceLimit,
+    user_limit::UserLimit, verify::Verifier,
+};
+pub use self::{
+    relay::{Relay, Relayed},
+    remote_manager::RemoteManager,
+};
 use crate::{
-    config::types::{Binding, ServiceConfig},
+    config::types::ServiceConfig,
     net::{Body, Handler, Peer},
     suites::{SuiteMissing, Suites},
 };
 
-/// The way to the management server's reply processor.
+/// The way to the management server.
 #[async_trait]
 pub trait ManagerLink: Send + Sync + 'static {
     /// Hands an envelope over, unchanged, and gives the answer of section 3.2
@@ -54,6 +62,14 @@ pub trait ManagerLink: Send + Sync + 'static {
     /// # Errors
     /// Any failure to get an answer within the deadline; never a refusal.
     async fn decrypt(&self, envelope: Bytes) -> Result<Vec<u8>, Unavailable>;
+
+    /// Hands over, unchanged, an envelope that a terminal sent through this
+    /// service (attacker-controlled, at most 4,096 bytes), and gives the
+    /// answer, of which the service can read nothing but its status.
+    ///
+    /// # Errors
+    /// As [`Self::decrypt`]; never a refusal.
+    async fn relay(&self, kind: Relay, envelope: Bytes) -> Result<Relayed, Unavailable>;
 
     /// Called when an answer did not belong to its envelope: connections that
     /// are open now must not be used again.
@@ -85,6 +101,7 @@ pub enum BuildError {
 /// One service: the handler of its listener.
 pub struct ServiceRole {
     sign_on: SignOn,
+    relays: Relays,
     challenges: Arc<Challenges>,
     limit: Arc<SourceLimit>,
     verifier: Verifier,
@@ -117,24 +134,27 @@ impl ServiceRole {
         let find = |id| suites.iter().find(|suite| suite.info().id == id).cloned();
         let suites = Suites::new(&config.suites, find).map_err(BuildError::NoPlugin)?;
 
-        let limit = Arc::new(SourceLimit::new(config.limits.per_source_per_second, config.limits.per_source_burst));
+        let limits = &config.limits;
+        let limit = Arc::new(SourceLimit::new(limits.per_source_per_second, limits.per_source_burst));
         let challenges = Arc::new(Challenges::new(state, suites.clone()));
         let sign_on = SignOn {
             service,
             realm,
             kems: config.kems.iter().map(kem).collect::<Result<_, _>>()?,
             suites,
-            challenge_required: config.binding == Binding::Challenge,
+            demanded: config.binding,
             key_lifetime: config.key_lifetime,
             pending: config.pending,
             limit: limit.clone(),
+            user_limit: UserLimit::new(limits.per_user_per_second, limits.per_user_burst),
             challenges: challenges.clone(),
             issuer: issuer.clone(),
-            manager,
+            manager: manager.clone(),
         };
+        let relays = Relays::new(manager);
         let verifier = Verifier::new(config.id.clone(), issuer);
         let proxy = Proxy::new(upstream, config.upstream_http2);
-        Ok(Arc::new(Self { sign_on, challenges, limit, verifier, proxy }))
+        Ok(Arc::new(Self { sign_on, relays, challenges, limit, verifier, proxy }))
     }
 }
 
@@ -142,5 +162,10 @@ impl ServiceRole {
 impl Handler for ServiceRole {
     async fn handle(&self, request: Request<Incoming>, peer: Peer) -> Response<Body> {
         self.route(request, &peer).await
+    }
+
+    /// A terminal may bind its envelope to the connection even where that is not demanded.
+    fn wants_exporter(&self) -> bool {
+        true
     }
 }

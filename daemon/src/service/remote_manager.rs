@@ -9,10 +9,10 @@ use claviger_protocol::{
     CONTENT_TYPE,
     message::{MAX_ATTRIBUTES, MAX_NOTE},
 };
-use http::{HeaderValue, Request, Uri, header};
+use http::{HeaderValue, Request, StatusCode, Uri, header};
 use hyper_util::client::legacy;
 
-use super::{ManagerLink, Unavailable, http::is_protocol, reachability::Reachability};
+use super::{ManagerLink, Relay, Relayed, Unavailable, http::is_protocol, reachability::Reachability};
 use crate::{
     config::types::ManagerConfig,
     net::{
@@ -28,6 +28,8 @@ use crate::{
 /// SAN URI `idb://REALM/manager`; every answer is awaited for 5 s.
 pub struct RemoteManager {
     decrypt: Uri,
+    rotate: Uri,
+    directory: Uri,
     tls: rustls::ClientConfig,
     client: ArcSwap<HttpsClient>,
     deadline: Duration,
@@ -45,9 +47,14 @@ impl RemoteManager {
         let bad_url = |problem: String| NetError::Url { url: config.url.to_string(), problem };
         let authority = config.url.authority().filter(|_| config.url.scheme_str() == Some("https"));
         let authority = authority.ok_or_else(|| bad_url("expected https://HOST[:PORT]".into()))?;
-        let decrypt = Uri::builder().scheme("https").authority(authority.clone()).path_and_query("/idb/v1/decrypt");
+        let endpoint = |path| {
+            let uri = Uri::builder().scheme("https").authority(authority.clone()).path_and_query(path);
+            uri.build().map_err(|e| bad_url(e.to_string()))
+        };
         Ok(Self {
-            decrypt: decrypt.build().map_err(|e| bad_url(e.to_string()))?,
+            decrypt: endpoint("/idb/v1/decrypt")?,
+            rotate: endpoint(Relay::Rotate.path())?,
+            directory: endpoint(Relay::Directory.path())?,
             client: ArcSwap::from_pointee(https_client(tls.clone())),
             tls,
             deadline: DEADLINE,
@@ -61,24 +68,9 @@ impl RemoteManager {
         Self { deadline, ..self }
     }
 
-    async fn exchange(&self, envelope: Bytes) -> Result<Vec<u8>, Unavailable> {
-        let mut request = Request::post(self.decrypt.clone()).body(net::full(envelope)).map_err(away)?;
-        request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
-        let client = self.client.load_full();
-        let response = client.request(request).await.map_err(|error| Unavailable(reason(&error)))?;
-        if !is_protocol(response.headers()) {
-            return Err(Unavailable(format!("it answered {} without a protocol message", response.status())));
-        }
-        let answer = net::read_body(response.into_body(), MAX_ANSWER).await.map_err(away)?;
-        // No copy: these bytes are the only owner's.
-        Ok(answer.into())
-    }
-}
-
-#[async_trait]
-impl ManagerLink for RemoteManager {
-    async fn decrypt(&self, envelope: Bytes) -> Result<Vec<u8>, Unavailable> {
-        let answer = match tokio::time::timeout(self.deadline, self.exchange(envelope)).await {
+    /// Sends an envelope, and gives the answer of at most `limit` bytes, within the deadline.
+    async fn ask(&self, endpoint: &Uri, envelope: Bytes, limit: usize) -> Result<(StatusCode, Vec<u8>), Unavailable> {
+        let answer = match tokio::time::timeout(self.deadline, self.exchange(endpoint, envelope, limit)).await {
             Ok(answer) => answer,
             Err(_) => Err(Unavailable(format!("no answer within {:?}", self.deadline))),
         };
@@ -90,6 +82,41 @@ impl ManagerLink for RemoteManager {
             }
         }
         answer
+    }
+
+    async fn exchange(
+        &self,
+        endpoint: &Uri,
+        envelope: Bytes,
+        limit: usize,
+    ) -> Result<(StatusCode, Vec<u8>), Unavailable> {
+        let mut request = Request::post(endpoint.clone()).body(net::full(envelope)).map_err(away)?;
+        request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
+        let client = self.client.load_full();
+        let response = client.request(request).await.map_err(|error| Unavailable(reason(&error)))?;
+        let status = response.status();
+        if !is_protocol(response.headers()) {
+            return Err(Unavailable(format!("it answered {status} without a protocol message")));
+        }
+        let answer = net::read_body(response.into_body(), limit).await.map_err(away)?;
+        // No copy: these bytes are the only owner's.
+        Ok((status, answer.into()))
+    }
+}
+
+#[async_trait]
+impl ManagerLink for RemoteManager {
+    async fn decrypt(&self, envelope: Bytes) -> Result<Vec<u8>, Unavailable> {
+        self.ask(&self.decrypt, envelope, MAX_ANSWER).await.map(|(_, answer)| answer)
+    }
+
+    async fn relay(&self, kind: Relay, envelope: Bytes) -> Result<Relayed, Unavailable> {
+        let endpoint = match kind {
+            Relay::Rotate => &self.rotate,
+            Relay::Directory => &self.directory,
+        };
+        let (status, body) = self.ask(endpoint, envelope, MAX_RELAYED).await?;
+        Ok(Relayed { status: status.as_u16(), body })
     }
 
     fn drop_connections(&self) {
@@ -114,3 +141,6 @@ const DEADLINE: Duration = Duration::from_secs(5);
 
 /// An answer's fixed fields need less than 512 bytes.
 const MAX_ANSWER: usize = 512 + MAX_ATTRIBUTES + MAX_NOTE;
+
+/// A relayed answer; a directory is the longest.
+const MAX_RELAYED: usize = 32 * 1024;

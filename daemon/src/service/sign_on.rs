@@ -1,7 +1,6 @@
 //! `POST /idb/v1/sign-on`: the protocol's section 5, "S", in its order.
 
 use std::{
-    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant, UNIX_EPOCH},
 };
@@ -16,8 +15,12 @@ use claviger_protocol::{
 use tracing::{debug, warn};
 use zeroize::Zeroizing;
 
-use super::{ManagerLink, challenge::Challenges, limits::SourceLimit};
-use crate::suites::{PluginSuite, Suites};
+use super::{ManagerLink, challenge::Challenges, source_limit::SourceLimit, user_limit::UserLimit};
+use crate::{
+    config::types::Binding as Demanded,
+    net::Peer,
+    suites::{PluginSuite, Suites},
+};
 
 /// Signs terminals on to one service.
 pub(super) struct SignOn {
@@ -26,10 +29,11 @@ pub(super) struct SignOn {
     /// Allowed suites, at least one; the first one's generator makes nonces.
     pub(super) suites: Suites,
     pub(super) kems: Vec<KemId>,
-    pub(super) challenge_required: bool,
+    pub(super) demanded: Demanded,
     pub(super) key_lifetime: Duration,
     pub(super) pending: Duration,
     pub(super) limit: Arc<SourceLimit>,
+    pub(super) user_limit: UserLimit,
     pub(super) challenges: Arc<Challenges>,
     pub(super) issuer: Arc<dyn KeyIssuer>,
     pub(super) manager: Arc<dyn ManagerLink>,
@@ -55,10 +59,10 @@ impl From<Code> for Refusal {
 }
 
 impl SignOn {
-    /// Answers an envelope (attacker-controlled, at most 4,096 bytes) that came from `source`.
-    pub(super) async fn answer(&self, envelope: Bytes, source: IpAddr) -> Outcome {
+    /// Answers an envelope (attacker-controlled, at most 4,096 bytes) that came from `peer`.
+    pub(super) async fn answer(&self, envelope: Bytes, peer: &Peer) -> Outcome {
         let start = Instant::now();
-        let outcome = match self.run(&envelope, source).await {
+        let outcome = match self.run(&envelope, peer).await {
             Ok(reply) => Outcome { code: Code::Ok, reply },
             Err(refusal) => self.refuse(refusal),
         };
@@ -67,17 +71,18 @@ impl SignOn {
         outcome
     }
 
-    async fn run(&self, envelope: &Bytes, source: IpAddr) -> Result<Vec<u8>, Refusal> {
+    async fn run(&self, envelope: &Bytes, peer: &Peer) -> Result<Vec<u8>, Refusal> {
         // Steps 1 to 4.
         let policy = Policy { service: &self.service, realm: &self.realm, suites: self.suites.ids(), kems: &self.kems };
         let received = service::receive(envelope, &policy)?;
         let header = received.header();
         let suite = self.suites.get(header.suite).ok_or(Code::Unsupported)?;
         // Step 5.
-        let check = self.check_binding(&header.binding).await?;
+        let check = self.check_binding(&header.binding, peer).await?;
+        let uid = header.uid;
         let bound = received.bound(check)?;
         // Step 6.
-        if !self.limit.allows(source) {
+        if !self.limit.allows(peer.address.ip()) || !self.user_limit.allows(&uid) {
             return Err(Code::RateLimited.into());
         }
         // Step 7.
@@ -102,17 +107,23 @@ impl SignOn {
         self.reply(granted, key, suite)
     }
 
-    /// What is known of the binding: a challenge is spent here, whatever comes after.
-    async fn check_binding(&self, binding: &Binding) -> Result<BindingCheck, Code> {
-        Ok(match binding {
-            Binding::None if !self.challenge_required => BindingCheck::NotRequired,
-            Binding::Challenge(challenge) => match self.challenges.spend(challenge).await {
+    /// What is known of the binding: a challenge is spent here, whatever comes
+    /// after. What an envelope says it is bound to is checked also where no
+    /// binding is demanded.
+    async fn check_binding(&self, binding: &Binding, peer: &Peer) -> Result<BindingCheck, Code> {
+        Ok(match (binding, self.demanded) {
+            (Binding::None, Demanded::None) => BindingCheck::NotRequired,
+            // A challenge is good on any connection, also on that of somebody in between.
+            (Binding::None, _) | (Binding::Challenge(_), Demanded::TlsExporter) => BindingCheck::Failed,
+            (Binding::Challenge(challenge), _) => match self.challenges.spend(challenge).await {
                 Ok(true) => BindingCheck::OwnChallenge,
                 Ok(false) => BindingCheck::Failed,
                 Err(_) => return Err(Code::Unavailable),
             },
-            // The exporter of the connection is not offered.
-            _ => BindingCheck::Failed,
+            (Binding::TlsExporter(exporter), _) => match &peer.exporter {
+                Some(own) if own.ct_eq(exporter) => BindingCheck::ThisConnection,
+                _ => BindingCheck::Failed,
+            },
         })
     }
 

@@ -18,15 +18,23 @@ use claviger_plugin_api::{
     SecretBytes, Session, StateStore, SuiteInfo, Verified,
 };
 use claviger_protocol::{
-    Code, KemId, Realm, Secret32, ServiceId, Suite, SuiteError, SuiteId,
+    Code, KemId, Secret32, ServiceId, Suite, SuiteError, SuiteId,
     aws_lc::AwsLc,
-    management::login::{self, Candidate, Clock, Counted, Floor, Granting},
-    message::{Binding as Bind, NoteFlags, Scope},
-    terminal::login::{AwaitReply, Login, LoginRandom, start},
+    management::{
+        directory,
+        envelope::{
+            Authorised, Candidate, Clock, Counted, DirectoryInner, Floor, Inner, Received, Refusal as Refused,
+            RotateInner,
+        },
+        login::{self, Granting},
+        rotate,
+    },
+    message::{Binding as Bind, LoginInner, Refusal, Scope, Uid},
+    terminal::login::{AwaitReply, Login, LoginRandom, Sender, start},
 };
 use data_encoding::BASE64URL_NOPAD;
 
-use super::{ManagerLink, ServiceRole, Unavailable};
+use super::{ManagerLink, Relay, Relayed, ServiceRole, Unavailable};
 use crate::{
     config::types::{Binding, ServiceConfig, ServiceLimits, StateChoice},
     state::MemoryState,
@@ -34,6 +42,10 @@ use crate::{
 
 pub(super) const SERVICE: &str = "shop.example";
 pub(super) const REALM: &str = "example";
+
+/// All that [`suites`] serves.
+pub(super) const SUITES: [SuiteId; 3] =
+    [SuiteId::AES_256_GCM_SHA256, SuiteId::AES_256_GCM_SIV_SHA256, SuiteId::CHACHA20_POLY1305_SHA256];
 
 /// `[service]` in front of `upstream`.
 pub(super) fn config(upstream: SocketAddr) -> ServiceConfig {
@@ -46,12 +58,17 @@ pub(super) fn config(upstream: SocketAddr) -> ServiceConfig {
         state: StateChoice::Memory,
         key_lifetime: Duration::from_secs(3600),
         pending: Duration::from_secs(60),
-        suites: vec![1, 3],
-        kems: vec![0, 1],
+        suites: SUITES.map(|id| id.0).to_vec(),
+        kems: KemId::ALL.map(KemId::to_wire).to_vec(),
         binding: Binding::None,
         upstream: format!("http://{upstream}").parse().unwrap(),
         upstream_http2: false,
-        limits: ServiceLimits { per_source_per_second: 1000, per_source_burst: 1000 },
+        limits: ServiceLimits {
+            per_source_per_second: 1000,
+            per_source_burst: 1000,
+            per_user_per_second: 1000,
+            per_user_burst: 1000,
+        },
         manager: None,
     }
 }
@@ -83,10 +100,8 @@ impl Fixture {
     }
 }
 
-pub(super) fn suites() -> Vec<Arc<dyn CipherSuite>> {
-    [SuiteId::AES_256_GCM_SHA256, SuiteId::CHACHA20_POLY1305_SHA256]
-        .map(|id| Arc::new(PluginSuite(id)) as Arc<dyn CipherSuite>)
-        .to_vec()
+pub(crate) fn suites() -> Vec<Arc<dyn CipherSuite>> {
+    SUITES.map(|id| Arc::new(PluginSuite(id)) as Arc<dyn CipherSuite>).to_vec()
 }
 
 /// The protocol's own suites behind the plugin trait.
@@ -208,6 +223,19 @@ impl ManagerLink for TestManager {
         Ok(self.judge(&envelope).unwrap_or_else(|code| login::refuse(code, &envelope)))
     }
 
+    async fn relay(&self, kind: Relay, envelope: Bytes) -> Result<Relayed, Unavailable> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        if self.away.load(Ordering::SeqCst) {
+            return Err(Unavailable("test".into()));
+        }
+        let (code, body) = match kind {
+            Relay::Rotate => self.rotate(&envelope),
+            Relay::Directory => self.directory(&envelope),
+        }
+        .unwrap_or_else(|code| (code, Refusal(code).encode()));
+        Ok(Relayed { status: code.http_status(), body })
+    }
+
     fn drop_connections(&self) {
         self.dropped.fetch_add(1, Ordering::SeqCst);
     }
@@ -215,22 +243,10 @@ impl ManagerLink for TestManager {
 
 impl TestManager {
     fn judge(&self, envelope: &[u8]) -> Result<Vec<u8>, Code> {
-        let realm: Realm = REALM.parse().unwrap();
         let service: ServiceId = SERVICE.parse().unwrap();
-        let suites = [SuiteId::AES_256_GCM_SHA256, SuiteId::CHACHA20_POLY1305_SHA256];
-        let policy = login::Policy { realm: &realm, suites: &suites, kems: &[KemId::None, KemId::X25519] };
-        let envelope = login::receive(envelope, &policy)?.from_service(&service)?;
-        let suite = AwsLc::suite(envelope.header().suite).unwrap();
-        let management_key = Secret32::new([2; 32]);
-        let candidate = Candidate { user_id: b"ann", management_key: &management_key, known: true };
-        let floor = Floor { hash_len: 32, suite: SuiteId(1), kem: KemId::None };
+        let envelope = with_policy(|policy| login::receive(envelope, policy))?.from_service(&service)?;
         let now = now_ms();
-        let clock = Clock { now_ms: now, window_ms: 120_000, not_before_ms: 0 };
-        let decided = envelope
-            .open(suite, &Secret32::new([1; 32]), candidate)?
-            .meets_floor(&floor)
-            .and_then(|allowed| allowed.counted(Counted::Fresh, &clock))
-            .and_then(|fresh| fresh.decided(!self.denies.load(Ordering::SeqCst)));
+        let (suite, decided) = self.decide::<LoginInner>(envelope, now)?;
         match decided {
             Ok(authorised) => {
                 let granting = Granting {
@@ -240,16 +256,61 @@ impl TestManager {
                     max_session: 600,
                     attributes: br#"{"user":"ann","groups":["dev"]}"#,
                     epoch: 1,
-                    flags: NoteFlags::default(),
+                    rotate_required: false,
+                    next_handle: None,
                 };
                 Ok(authorised.grant(suite, &granting).unwrap().to_vec())
             }
             Err(refusal) => Ok(refusal.answer(suite, now, 1).unwrap()),
         }
     }
+
+    fn rotate(&self, envelope: &[u8]) -> Result<(Code, Vec<u8>), Code> {
+        let now = now_ms();
+        let (suite, decided) =
+            self.decide::<RotateInner>(with_policy(|policy| rotate::receive(envelope, policy))?, now)?;
+        Ok(match decided {
+            Ok(authorised) => (Code::Ok, authorised.rotate(suite, &Secret32::new(random()), now, 2)?.0),
+            Err(refusal) => (refusal.code(), refusal.note(suite, now, 1).unwrap()),
+        })
+    }
+
+    fn directory(&self, envelope: &[u8]) -> Result<(Code, Vec<u8>), Code> {
+        let now = now_ms();
+        let (suite, decided) =
+            self.decide::<DirectoryInner>(with_policy(|policy| directory::receive(envelope, policy))?, now)?;
+        Ok(match decided {
+            Ok(authorised) => (Code::Ok, authorised.list(suite, now, DIRECTORY.into()).unwrap()),
+            Err(refusal) => (refusal.code(), refusal.directory(suite, now).unwrap()),
+        })
+    }
+
+    /// Steps 6 to 11.
+    fn decide<I: Inner>(&self, envelope: Received<'_>, now: u64) -> Result<(&'static AwsLc, Decided<I>), Code> {
+        let suite = AwsLc::suite(envelope.header().suite).unwrap();
+        let management_key = Secret32::new([2; 32]);
+        let candidate = Candidate { user_id: b"ann", management_key: &management_key, known: true };
+        let floor = Floor { hash_len: 32, suite: SuiteId(1), kem: KemId::None };
+        let clock = Clock { now_ms: now, window_ms: 120_000, not_before_ms: 0 };
+        let decided = envelope
+            .open::<I>(suite, &Secret32::new([1; 32]), candidate)?
+            .meets_floor(&floor)
+            .and_then(|allowed| allowed.counted(Counted::Fresh, &clock))
+            .and_then(|fresh| fresh.decided(!self.denies.load(Ordering::SeqCst)));
+        Ok((suite, decided))
+    }
 }
 
-/// The terminal of `ann`.
+type Decided<I> = Result<Authorised<I>, Box<Refused>>;
+
+fn with_policy<R>(f: impl FnOnce(&login::Policy<'_>) -> R) -> R {
+    f(&login::Policy { realm: &REALM.parse().unwrap(), suites: &SUITES, kems: &KemId::ALL })
+}
+
+/// What `ann` may reach.
+pub(super) const DIRECTORY: &str = r#"[{"service":"shop.example","origins":["https://shop.example"],"name":"Shop"}]"#;
+
+/// The terminal of `ann`, unless it says otherwise.
 #[derive(Clone)]
 pub(super) struct Terminal {
     pub(super) service: &'static str,
@@ -258,6 +319,7 @@ pub(super) struct Terminal {
     pub(super) kem: KemId,
     pub(super) management_key: [u8; 32],
     pub(super) binding: Bind,
+    pub(super) user: &'static [u8],
 }
 
 impl Terminal {
@@ -269,6 +331,7 @@ impl Terminal {
             kem: KemId::X25519,
             management_key: [2; 32],
             binding: Bind::None,
+            user: b"ann",
         }
     }
 
@@ -277,23 +340,36 @@ impl Terminal {
     }
 
     pub(super) fn envelope(&self) -> (Vec<u8>, AwaitReply) {
-        let login = Login {
+        self.with_sender(|sender| {
+            let login = Login {
+                sender: *sender,
+                service: &self.service.parse().unwrap(),
+                binding: self.binding,
+                scope: Scope::new(["user", "groups"]).unwrap(),
+            };
+            let random = LoginRandom {
+                nonce: random(),
+                session_password: Secret32::new(random()),
+                kem: Secret32::new(random()),
+            };
+            start(self.suite(), login, random).unwrap()
+        })
+    }
+
+    /// Calls `f` with the credential and the moment.
+    pub(super) fn with_sender<R>(&self, f: impl FnOnce(&Sender<'_>) -> R) -> R {
+        f(&Sender {
             realm: &self.realm.parse().unwrap(),
-            user_id: b"ann",
+            user_id: self.user,
+            uid: Uid::UserId(self.user),
             epoch: 1,
             unique_key: &Secret32::new([1; 32]),
             management_key: &Secret32::new(self.management_key),
             suite: self.suite,
             kem: self.kem,
-            service: &self.service.parse().unwrap(),
             counter: 1,
             time_ms: now_ms(),
-            binding: self.binding,
-            scope: Scope::new(["user", "groups"]).unwrap(),
-        };
-        let random =
-            LoginRandom { nonce: random(), session_password: Secret32::new(random()), kem: Secret32::new(random()) };
-        start(self.suite(), login, random).unwrap()
+        })
     }
 }
 

@@ -1,5 +1,9 @@
 //! The protocol endpoints and the verification of keys, over real connections.
 
+mod binding;
+mod relay;
+mod remote;
+
 use std::{
     net::SocketAddr,
     sync::{Arc, atomic::Ordering::SeqCst},
@@ -7,19 +11,17 @@ use std::{
 
 use claviger_plugin_api::StateStore;
 use claviger_protocol::{
-    CONTENT_TYPE, Code, KemId, SuiteId,
-    message::{Binding as Bind, Reply},
+    CONTENT_TYPE, Code, KemId,
+    message::{Binding as Bind, Refusal, Reply},
     terminal::login::{Accept, Refused},
 };
-use http::{HeaderMap, Method, Request, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 
-use super::testing::{Fixture, SERVICE, Terminal, config, random};
-use crate::{
-    config::types::Binding,
-    net::{Body, empty, full, testing::serve},
-};
+use super::testing::{Fixture, SERVICE, SUITES, Terminal, config, random};
+use crate::net::{Body, empty, full, testing::serve};
 
 struct Answer {
     status: StatusCode,
@@ -29,14 +31,24 @@ struct Answer {
 
 async fn send(request: Request<Body>) -> Answer {
     let response = Client::builder(TokioExecutor::new()).build_http().request(request).await.unwrap();
-    let (head, body) = response.into_parts();
-    let body = body.collect().await.unwrap().to_bytes().to_vec();
-    Answer { status: head.status, headers: head.headers, body }
+    Answer::read(response).await
+}
+
+impl Answer {
+    async fn read(response: Response<Incoming>) -> Self {
+        let (head, body) = response.into_parts();
+        let body = body.collect().await.unwrap().to_bytes().to_vec();
+        Self { status: head.status, headers: head.headers, body }
+    }
+}
+
+async fn post(address: SocketAddr, path: &str, message: &[u8]) -> Answer {
+    let request = Request::post(format!("http://{address}{path}")).header("content-type", CONTENT_TYPE);
+    send(request.body(full(message.to_vec())).unwrap()).await
 }
 
 async fn sign_on(address: SocketAddr, envelope: Vec<u8>) -> Answer {
-    let request = Request::post(format!("http://{address}/idb/v1/sign-on")).header("content-type", CONTENT_TYPE);
-    send(request.body(full(envelope)).unwrap()).await
+    post(address, "/idb/v1/sign-on", &envelope).await
 }
 
 /// The code in the body, after checking that the HTTP status repeats it.
@@ -59,12 +71,13 @@ const ACCEPT: Accept<'_> = Accept { kinds: &[1], max_lifetime: 3600 };
 async fn a_terminal_signs_on_with_every_suite_and_kem_and_its_key_is_pending_until_used() {
     let fixture = Fixture::new(&config(nowhere()));
     let server = serve(None, fixture.role.clone());
-    for suite in [SuiteId::AES_256_GCM_SHA256, SuiteId::CHACHA20_POLY1305_SHA256] {
-        for kem in [KemId::None, KemId::X25519] {
+    for suite in SUITES {
+        for kem in KemId::ALL {
             let terminal = Terminal { suite, kem, ..Terminal::new() };
             let (envelope, waiting) = terminal.envelope();
             let answer = sign_on(server.address, envelope).await;
             assert_eq!(code(&answer), Code::Ok);
+            assert_eq!(Reply::decode(&answer.body).unwrap().kem_share.len(), kem.peer_share_len());
             let signed_on = waiting.receive(terminal.suite(), &answer.body, ACCEPT).unwrap();
             assert_eq!(signed_on.grant.lifetime, 600, "no longer than the management server allows");
             let key = std::str::from_utf8(&signed_on.grant.key).unwrap();
@@ -89,7 +102,7 @@ async fn what_this_service_can_refuse_itself_never_reaches_the_management_server
     let mut version = good.envelope().0;
     version[2 + 3] = b'2';
     let mut suite = good.envelope().0;
-    suite[2 + 7] = 2;
+    suite[2 + 7] = 4;
     for (what, envelope, expected) in [
         ("nothing", Vec::new(), Code::Malformed),
         ("a byte too many", [good.envelope().0, vec![0]].concat(), Code::Malformed),
@@ -142,24 +155,6 @@ async fn no_answer_or_a_foreign_answer_is_unavailable() {
 }
 
 #[tokio::test]
-async fn a_challenge_is_good_for_one_sign_on() {
-    let mut config = config(nowhere());
-    config.binding = Binding::Challenge;
-    let fixture = Fixture::new(&config);
-    let server = serve(None, fixture.role.clone());
-    assert_eq!(code(&sign_on(server.address, Terminal::new().envelope().0).await), Code::BindMismatch);
-
-    let get = || Request::get(format!("http://{}/idb/v1/challenge", server.address)).body(empty()).unwrap();
-    let (first, second) = (send(get()).await, send(get()).await);
-    assert_eq!(first.headers["content-type"], CONTENT_TYPE);
-    assert_ne!(first.body, second.body);
-    let challenge: [u8; 32] = first.body.try_into().unwrap();
-    let bound = Terminal { binding: Bind::Challenge(challenge), ..Terminal::new() };
-    assert_eq!(code(&sign_on(server.address, bound.envelope().0).await), Code::Ok);
-    assert_eq!(code(&sign_on(server.address, bound.envelope().0).await), Code::BindMismatch);
-}
-
-#[tokio::test]
 async fn a_source_that_asks_too_often_is_told_so() {
     let mut config = config(nowhere());
     config.limits.per_source_per_second = 1;
@@ -171,7 +166,27 @@ async fn a_source_that_asks_too_often_is_told_so() {
     }
     let request = Request::get(format!("http://{}/idb/v1/challenge", server.address)).body(empty()).unwrap();
     assert_eq!(send(request).await.status, StatusCode::TOO_MANY_REQUESTS);
+    let answer = post(server.address, "/idb/v1/rotate", b"anything").await;
+    assert_eq!((answer.status, answer.body), (StatusCode::TOO_MANY_REQUESTS, Refusal(Code::RateLimited).encode()));
     assert_eq!(fixture.manager.asked.load(SeqCst), 2);
+}
+
+#[tokio::test]
+async fn a_user_that_asks_too_often_is_told_so_and_others_go_on() {
+    let mut config = config(nowhere());
+    config.limits.per_user_per_second = 1;
+    config.limits.per_user_burst = 2;
+    let fixture = Fixture::new(&config);
+    let server = serve(None, fixture.role.clone());
+    let bob = Terminal { user: b"bob", ..Terminal::new() };
+    for (terminal, expected) in [
+        (Terminal::new(), Code::Ok),
+        (Terminal::new(), Code::Ok),
+        (Terminal::new(), Code::RateLimited),
+        (bob, Code::AuthFailed),
+    ] {
+        assert_eq!(code(&sign_on(server.address, terminal.envelope().0).await), expected);
+    }
 }
 
 #[tokio::test]
@@ -181,6 +196,12 @@ async fn requests_that_are_not_of_the_protocol_are_told_why() {
     for (method, path, content_type, length, expected) in [
         (Method::GET, "/idb/v1/sign-on", CONTENT_TYPE, 0, 405),
         (Method::POST, "/idb/v1/challenge", CONTENT_TYPE, 0, 405),
+        (Method::PUT, "/idb/v1/rotate", CONTENT_TYPE, 0, 405),
+        (Method::GET, "/idb/v1/directory", CONTENT_TYPE, 0, 405),
+        (Method::POST, "/idb/v1/rotate", "text/plain", 10, 415),
+        (Method::POST, "/idb/v1/directory", "application/octet-stream", 10, 415),
+        (Method::POST, "/idb/v1/rotate", CONTENT_TYPE, 4097, 413),
+        (Method::POST, "/idb/v1/directory", CONTENT_TYPE, 4097, 413),
         (Method::POST, "/idb/v1/sign-on", "application/json", 10, 415),
         (Method::POST, "/idb/v1/sign-on", "application/vnd.idb12", 10, 415),
         (Method::POST, "/idb/v1/sign-on", CONTENT_TYPE, 4097, 413),
@@ -221,88 +242,4 @@ async fn requests_without_a_good_key_are_told_to_sign_on() {
     let request = Request::get(format!("http://{}/", server.address)).header("authorization", format!("Bearer {key}"));
     let answer = send(request.body(empty()).unwrap()).await;
     assert_eq!((answer.status, answer.headers["retry-after"].as_bytes()), (StatusCode::SERVICE_UNAVAILABLE, &b"1"[..]));
-}
-
-mod remote {
-    //! The management server over mutual TLS.
-
-    use async_trait::async_trait;
-    use bytes::Bytes;
-    use http::Response;
-    use hyper::body::Incoming;
-
-    use super::{super::ManagerLink, *};
-    use crate::{
-        config::types::ManagerConfig,
-        net::{
-            Handler, Peer,
-            body::with_type,
-            read_body,
-            testing::Authority,
-            tls::{peer_uri_sans, server_config},
-        },
-        service::{RemoteManager, testing::REALM},
-    };
-
-    /// Answers `decrypt`; the envelope says how to misbehave.
-    struct Manager;
-
-    #[async_trait]
-    impl Handler for Manager {
-        async fn handle(&self, request: Request<Incoming>, peer: Peer) -> Response<Body> {
-            assert_eq!((request.method(), request.uri().path()), (&Method::POST, "/idb/v1/decrypt"));
-            assert_eq!(request.headers()["content-type"], CONTENT_TYPE);
-            assert_eq!(peer_uri_sans(&peer.certificate.unwrap()), ["idb://example/service/shop.example"]);
-            let envelope = read_body(request.into_body(), 4096).await.unwrap();
-            match &envelope[..] {
-                b"html" => with_type(StatusCode::OK, "text/html", "<p>"),
-                b"long" => with_type(StatusCode::OK, CONTENT_TYPE, vec![0; 20_000]),
-                b"refused" => with_type(StatusCode::UNAUTHORIZED, CONTENT_TYPE, "refused"),
-                b"slow" => std::future::pending().await,
-                _ => with_type(StatusCode::OK, CONTENT_TYPE, envelope),
-            }
-        }
-    }
-
-    fn link(authority: &Authority, address: SocketAddr, realm: &str) -> RemoteManager {
-        let client = authority.issue("shop", &["idb://example/service/shop.example"]);
-        let config = ManagerConfig {
-            url: format!("https://{address}").parse().unwrap(),
-            ca: authority.ca(),
-            certificate: client.certificate,
-            private_key: client.key,
-        };
-        RemoteManager::new(&config, realm).unwrap().with_deadline(std::time::Duration::from_millis(500))
-    }
-
-    #[tokio::test]
-    async fn any_answer_of_the_protocol_is_passed_on_and_anything_else_is_unavailable() {
-        let authority = Authority::new();
-        let server = authority.issue("manager", &["idb://example/manager"]);
-        let config = server_config(&server.certificate, &server.key, Some(&authority.ca())).unwrap();
-        let server = serve(Some(config), Arc::new(Manager));
-        let remote = link(&authority, server.address, REALM);
-        for (envelope, expected) in [
-            ("hello", Ok("hello")),
-            ("refused", Ok("refused")),
-            ("html", Err("it answered 200 OK without a protocol message")),
-            ("long", Err("too large")),
-            ("slow", Err("no answer within 500ms")),
-            ("hello", Ok("hello")),
-        ] {
-            let answer = remote.decrypt(Bytes::from_static(envelope.as_bytes())).await;
-            match expected {
-                Ok(bytes) => assert_eq!(answer.unwrap(), bytes.as_bytes()),
-                Err(part) => assert!(answer.as_ref().is_err_and(|e| e.0.contains(part)), "{answer:?}"),
-            }
-        }
-        remote.drop_connections();
-        assert!(remote.decrypt(Bytes::from_static(b"hello")).await.is_ok());
-
-        let other_realm = link(&authority, server.address, "other");
-        let error = other_realm.decrypt(Bytes::from_static(b"hello")).await.unwrap_err();
-        assert!(error.0.contains("cannot connect"), "{error}");
-        let nobody = link(&authority, nowhere(), REALM);
-        assert!(nobody.decrypt(Bytes::new()).await.unwrap_err().0.contains("Connection refused"));
-    }
 }

@@ -93,20 +93,22 @@ impl Visit for Text {
 /// Metrics are registered with the host once each, and kept.
 struct HostMetrics {
     host: HostObject,
-    known: RwLock<HashMap<(u8, Key), Arc<HostMetric>>>,
+    /// A map for each kind: with the kind in the key, each look would copy the labels.
+    known: RwLock<[HashMap<Key, Arc<HostMetric>>; KINDS]>,
 }
 
 impl HostMetrics {
     fn metric(&self, kind: u8, key: &Key) -> Arc<HostMetric> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        let found = known.get(&(kind, key.clone())).cloned();
+        let of_kind = usize::from(kind) % KINDS;
+        let found = known[of_kind].get(key).cloned();
         drop(known);
         found.unwrap_or_else(|| {
             let labels: Vec<LabelRef<'_>> =
                 key.labels().map(|l| LabelRef { name: l.key().into(), value: l.value().into() }).collect();
             let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
             let new = || Arc::new(HostMetric(self.host.register(kind, key.name(), &labels)));
-            known.entry((kind, key.clone())).or_insert_with(new).clone()
+            known[of_kind].entry(key.clone()).or_insert_with(new).clone()
         })
     }
 
@@ -140,6 +142,9 @@ impl Recorder for HostMetrics {
         Histogram::from_arc(self.metric(HISTOGRAM, key))
     }
 }
+
+/// Counters, gauges and histograms.
+const KINDS: usize = 3;
 
 struct HostMetric(Metric);
 

@@ -19,14 +19,12 @@ pub(crate) fn get(connection: &mut SqliteConnection, keys: &[String]) -> Result<
         // The commonest batch, by a statement that stays prepared.
         [key] => connection.transaction(|connection| {
             let row: Option<Row> = records::table.find(key).first(connection).optional()?;
-            let terms = match row {
-                Some(_) => terms::table
-                    .filter(terms::key.eq(key))
-                    .order((terms::name, terms::value))
-                    .select((terms::name, terms::value))
-                    .load::<(String, String)>(connection)?,
-                None => Vec::new(),
-            };
+            // Also where there is no record, so that the time does not tell.
+            let terms = terms::table
+                .filter(terms::key.eq(key))
+                .order((terms::name, terms::value))
+                .select((terms::name, terms::value))
+                .load::<(String, String)>(connection)?;
             let terms = terms.into_iter().map(|(name, value)| IndexTerm { name, value }).collect();
             Ok(vec![row.map(|row| record(row, terms)).transpose()?])
         }),

@@ -2,6 +2,8 @@
 //! decoded E1, [`Request::verify`] needs the code's key, [`Verified::offer`]
 //! makes E2, [`PendingEnrolment::confirm`] answers E3 with E4.
 
+use std::fmt;
+
 use subtle::ConstantTimeEq;
 
 use crate::{
@@ -54,7 +56,7 @@ impl<'a> Request<'a> {
 pub struct Verified<'a>(Enrol1<'a>);
 
 /// The keys of an enrolment that awaits its E3. To be stored, sealed, before E2 is sent.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct PendingEnrolment {
     /// The unique key.
     pub unique_key: Secret32,
@@ -124,6 +126,46 @@ impl PendingEnrolment {
             Ok(Enrol4 { tag: self.manager_tag }.encode())
         } else {
             Err(Code::AuthFailed)
+        }
+    }
+}
+
+impl fmt::Debug for PendingEnrolment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PendingEnrolment(redacted)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{aws_lc::AwsLc, enrolment_code::EnrolmentCode, terminal::enrol as terminal};
+
+    #[test]
+    fn both_sides_show_the_same_string_and_another_run_another_one() {
+        let (code, realm) = (EnrolmentCode::new([7; 16]), "example".parse().unwrap());
+        let details = EnrolBox {
+            user_id: b"alice".to_vec(),
+            epoch: 1,
+            suite_floor: SuiteId::AES_256_GCM_SHA256,
+            kem_floor: KemId::None,
+            server_time_ms: 1,
+        };
+        let mut seen = Vec::new();
+        for (id, nonce) in
+            [(SuiteId::AES_256_GCM_SHA256, 1), (SuiteId::AES_256_GCM_SHA256, 2), (SuiteId::AES_256_GCM_SHA384, 1)]
+        {
+            let suite = AwsLc::suite(id).unwrap();
+            let random = Secret32::new([3; 32]);
+            let (e1, awaiting) =
+                terminal::start(suite, id, &realm, &code, KemId::X25519, &[nonce; 32], &random).unwrap();
+            let request = receive(&e1, &realm, &[id], &[KemId::X25519]).unwrap();
+            let verified = request.verify(suite, &code.psk(), true).unwrap();
+            let (e2, pending) = verified.offer(suite, &code.psk(), &details, &[nonce; 32], &random).unwrap();
+            let (offered, _) = awaiting.receive(suite, &e2).unwrap();
+            assert_eq!(offered.comparison, pending.comparison);
+            assert!(pending.comparison < 1_000_000 && !seen.contains(&pending.comparison));
+            seen.push(pending.comparison);
         }
     }
 }

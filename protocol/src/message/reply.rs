@@ -1,5 +1,7 @@
 //! The service's reply to the terminal (section 3.4).
 
+use std::fmt;
+
 use zeroize::Zeroizing;
 
 use crate::{
@@ -64,7 +66,6 @@ impl<'a> Reply<'a> {
 }
 
 /// The plaintext of a reply: a service authentication key and what to know of it.
-#[derive(Debug)]
 pub struct KeyGrant {
     /// How the key is used: 1 opaque bearer, 2 JWT bearer, 3 MAC key.
     pub kind: u8,
@@ -108,6 +109,17 @@ impl KeyGrant {
         };
         r.end()?;
         if grant.key.is_empty() || !matches!(grant.kind, 1..=3) { Err(Malformed) } else { Ok(grant) }
+    }
+}
+
+impl fmt::Debug for KeyGrant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyGrant")
+            .field("kind", &self.kind)
+            .field("lifetime", &self.lifetime)
+            .field("key_id", &self.key_id)
+            .field("audience", &self.audience)
+            .finish_non_exhaustive()
     }
 }
 

@@ -1,5 +1,7 @@
 //! The key schedule of an enrolment (section 8).
 
+use std::fmt;
+
 use crate::{
     schedule::{MessageKey, Result, expand, hash, mac},
     secret::Secret32,
@@ -21,7 +23,7 @@ pub struct Secrets {
 
 /// The two MACs by which each side proves that it has the keys, and the
 /// comparison string.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Confirmation {
     /// The terminal's, in E3.
     pub terminal: [u8; 32],
@@ -94,6 +96,12 @@ fn first_32(digest: &Digest) -> [u8; 32] {
     let mut out = [0; 32];
     out.copy_from_slice(&digest.as_slice()[..32]);
     out
+}
+
+impl fmt::Debug for Confirmation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Confirmation(redacted)")
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! Enrolment as the terminal sees it (section 8): [`start`] → [`AwaitOffer`]
 //! → (store the credential durably) → [`AwaitDone`].
 
+use std::fmt;
+
 use subtle::ConstantTimeEq;
 
 use crate::{
@@ -74,7 +76,6 @@ pub struct AwaitOffer {
 }
 
 /// What the management server offers: to be stored durably before E3 is sent.
-#[derive(Debug)]
 pub struct Offered {
     /// User id, epoch, floors and the server's time.
     pub details: EnrolBox,
@@ -113,7 +114,6 @@ impl AwaitOffer {
 }
 
 /// An enrolment whose E3 was sent. E3 may be sent again.
-#[derive(Debug)]
 pub struct AwaitDone {
     tag: [u8; 32],
 }
@@ -134,5 +134,17 @@ impl AwaitDone {
     pub fn receive(&self, e4: &[u8]) -> Result<(), EnrolError> {
         let e4 = Enrol4::decode(e4).map_err(|_| EnrolError::Malformed)?;
         if bool::from(e4.tag.ct_eq(&self.tag)) { Ok(()) } else { Err(EnrolError::NotAuthentic) }
+    }
+}
+
+impl fmt::Debug for AwaitDone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AwaitDone(redacted)")
+    }
+}
+
+impl fmt::Debug for Offered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Offered(redacted)")
     }
 }

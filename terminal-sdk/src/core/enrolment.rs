@@ -4,7 +4,7 @@
 use claviger_protocol::{
     KemId, Realm, Secret32, Suite, SuiteId,
     enrolment_code::EnrolmentCode,
-    message::Refusal,
+    message::{Held, Refusal},
     terminal::enrol::{self, AwaitDone},
 };
 use data_encoding::HEXLOWER;
@@ -12,7 +12,9 @@ use zeroize::Zeroizing;
 
 use super::{
     Request, Response,
-    sign_on::{MAX_OFFSET_MS, offset},
+    attempt::{MAX_OFFSET_MS, offset},
+    realm::RealmInfo,
+    user_id,
 };
 use crate::{
     credential::{Credential, NewCredential, Pending},
@@ -35,6 +37,11 @@ pub struct Enrolment {
     pub kem: KemId,
     /// Certificates (PEM) to trust instead of the system's.
     pub ca: Option<String>,
+    /// SHA-256 of the management server's SubjectPublicKeyInfo, to accept its
+    /// certificate by that alone.
+    pub spki: Option<[u8; 32]>,
+    /// What the realm says of itself.
+    pub info: RealmInfo,
 }
 
 /// Fresh random bytes for one enrolment.
@@ -67,7 +74,7 @@ impl AwaitOffer {
     /// Judges the answer to E1, and makes the credential: to be stored durably
     /// before its [`confirmation`] is sent. `now_ms` is this machine's clock.
     pub fn receive(self, response: &Response, now_ms: u64) -> Result<Credential> {
-        let Enrolment { server, realm, suite, kem, ca, .. } = self.enrolment;
+        let Enrolment { server, realm, suite, kem, ca, spki, info, .. } = self.enrolment;
         let message = message(response, &server)?;
         let (offered, done) = self.state.receive(self.suite, message)?;
         let details = offered.details;
@@ -76,6 +83,9 @@ impl AwaitOffer {
                 "the management server wants a stronger cipher suite; enrol again with `--suite {}`",
                 details.suite_floor
             )));
+        }
+        if info.user_id_key.is_some() {
+            user_id::check(&details.user_id)?;
         }
         let offset_ms = offset(details.server_time_ms, now_ms);
         let correct = (CLOCK_TOLERANCE_MS..=MAX_OFFSET_MS).contains(&offset_ms.unsigned_abs());
@@ -93,7 +103,13 @@ impl AwaitOffer {
             kem_floor: details.kem_floor,
             clock_offset_ms: if correct { offset_ms } else { 0 },
             ca,
-            pending: Pending { confirm: Zeroizing::new(offered.confirm), expected: Secret32::new(*done.expected()) },
+            spki,
+            info,
+            pending: Pending {
+                confirm: Zeroizing::new(offered.confirm),
+                expected: Secret32::new(*done.expected()),
+                comparison: Some(offered.comparison),
+            },
         }))
     }
 }
@@ -105,9 +121,13 @@ pub fn confirmation(credential: &Credential) -> Option<Request> {
 
 /// Judges the answer to [`confirmation`]. On success the driver clears the
 /// pending flag; a refusal here is not authentic and must delete nothing.
+/// [`Error::Held`] when an administrator has to compare first.
 pub fn confirmed(credential: &Credential, response: &Response) -> Result<()> {
     let Some(pending) = &credential.pending else { return Ok(()) };
     let message = message(response, &credential.server)?;
+    if Held::decode(message).is_ok() {
+        return Err(Error::Held { comparison: credential.comparison().unwrap_or_default() });
+    }
     Ok(AwaitDone::resume(*pending.expected.expose()).receive(message)?)
 }
 

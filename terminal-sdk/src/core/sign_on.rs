@@ -7,10 +7,15 @@ use claviger_protocol::{
     terminal::login::{self, Accept, Login, LoginRandom, Refused, SignedOn},
 };
 
-use super::{Request, Response};
+pub use super::attempt::{Fresh, MAX_OFFSET_MS};
+use super::{
+    Request, Response,
+    attempt::{Attempts, Identity, Judged, start_error},
+};
 use crate::{
     credential::Credential,
     error::{Error, Result},
+    service::Bind,
 };
 
 /// The kinds of key that a terminal uses: opaque and JWT bearer keys.
@@ -19,18 +24,15 @@ pub const KINDS: [u8; 2] = [1, 2];
 /// The longest life of a key in seconds that a terminal accepts.
 pub const MAX_LIFETIME: u32 = 24 * 3600;
 
-/// The largest clock offset in milliseconds that is stored without the user: 24 h.
-pub const MAX_OFFSET_MS: u64 = 24 * 3600 * 1000;
-
 /// A sign-on to one service.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct SignOn {
     service: ServiceId,
     scope: Scope,
-    /// Whether the clock may be corrected, or was already.
-    may_correct_clock: bool,
-    /// Whether the service is known to want its challenge in the envelope.
-    bound: bool,
+    attempts: Attempts,
+    bind: Bind,
+    /// Whether a service that demands another binding gets it.
+    may_change_binding: bool,
 }
 
 /// What to do next.
@@ -38,6 +40,8 @@ pub struct SignOn {
 pub enum Step {
     /// Ask the service for a challenge.
     Challenge(NeedChallenge),
+    /// Open a connection of its own to the service.
+    Connection(NeedConnection),
     /// Seal an envelope.
     Seal(Ready),
 }
@@ -45,16 +49,27 @@ pub enum Step {
 impl SignOn {
     /// Begins a sign-on. `service` comes from the terminal's own table, never
     /// from the server it talks to.
-    pub fn start(service: ServiceId, scope: Scope) -> Step {
-        Self { service, scope, may_correct_clock: true, bound: false }.step()
+    pub fn start(service: ServiceId, scope: Scope, bind: Bind) -> Step {
+        let may_change_binding = bind == Bind::None;
+        Self { service, scope, attempts: Attempts::newest_first(), bind, may_change_binding }.step()
     }
 
     fn step(self) -> Step {
-        if self.bound {
-            Step::Challenge(NeedChallenge(self))
-        } else {
-            Step::Seal(Ready { run: self, binding: Binding::None })
+        match self.bind {
+            Bind::None => Step::Seal(Ready { run: self, binding: Binding::None }),
+            Bind::Challenge => Step::Challenge(NeedChallenge(self)),
+            Bind::TlsExporter => Step::Connection(NeedConnection(self)),
         }
+    }
+
+    /// The next stronger binding, where it is the terminal's to choose.
+    fn strengthen(&mut self) -> bool {
+        match self.bind {
+            Bind::None if self.may_change_binding => self.bind = Bind::Challenge,
+            Bind::Challenge if self.may_change_binding => self.bind = Bind::TlsExporter,
+            _ => return false,
+        }
+        true
     }
 }
 
@@ -68,12 +83,28 @@ impl NeedChallenge {
         Request::get("/idb/v1/challenge")
     }
 
-    /// Takes the challenge. `origin` is for messages.
-    pub fn receive(self, response: &Response, origin: &str) -> Result<Ready> {
-        let challenge = <[u8; 32]>::try_from(&response.body[..]).ok().filter(|_| response.status == 200);
-        let challenge =
-            challenge.ok_or_else(|| Error::NotProtocol { origin: origin.to_owned(), status: response.status })?;
-        Ok(Ready { run: self.0, binding: Binding::Challenge(challenge) })
+    /// Takes the challenge. A service that gives none may want the connection
+    /// instead. `origin` is for messages.
+    pub fn receive(mut self, response: &Response, origin: &str) -> Result<Step> {
+        match <[u8; 32]>::try_from(&response.body[..]) {
+            Ok(challenge) if response.status == 200 => {
+                Ok(Step::Seal(Ready { run: self.0, binding: Binding::Challenge(challenge) }))
+            }
+            _ if self.0.strengthen() => Ok(self.0.step()),
+            _ => Err(Error::NotProtocol { origin: origin.to_owned(), status: response.status }),
+        }
+    }
+}
+
+/// A sign-on that is bound to a TLS connection.
+#[derive(Debug)]
+pub struct NeedConnection(SignOn);
+
+impl NeedConnection {
+    /// Takes the connection's exporter (RFC 9266). The envelope must be sent
+    /// over that very connection.
+    pub fn connected(self, exporter: [u8; 32]) -> Ready {
+        Ready { run: self.0, binding: Binding::TlsExporter(exporter) }
     }
 }
 
@@ -84,36 +115,19 @@ pub struct Ready {
     binding: Binding,
 }
 
-/// What each envelope needs anew; never used twice.
-pub struct Fresh {
-    /// A counter from [`crate::CredentialFile::take_counter`].
-    pub counter: u64,
-    /// This machine's clock in milliseconds since 1970.
-    pub now_ms: u64,
-    /// Random bytes.
-    pub random: LoginRandom,
-}
-
 impl Ready {
     /// Makes the envelope.
-    pub fn seal(self, credential: &Credential, fresh: Fresh) -> Result<(Request, AwaitReply)> {
+    pub fn seal(self, credential: &Credential, fresh: Fresh<LoginRandom>) -> Result<(Request, AwaitReply)> {
         let suite = super::suite(credential.suite)?;
+        let identity = self.run.attempts.identify(credential)?;
         let login = Login {
-            realm: &credential.realm,
-            user_id: &credential.user_id,
-            epoch: credential.epoch,
-            unique_key: &credential.unique_key,
-            management_key: &credential.management_key,
-            suite: credential.suite,
-            kem: credential.kem,
+            sender: identity.sender(credential, credential.kem, &fresh),
             service: &self.run.service,
-            counter: fresh.counter,
-            time_ms: fresh.now_ms.saturating_add_signed(credential.clock_offset_ms),
             binding: self.binding,
             scope: self.run.scope.clone(),
         };
         let (envelope, state) = login::start(suite, login, fresh.random).map_err(start_error)?;
-        let awaited = AwaitReply { run: self.run, was_bound: self.binding != Binding::None, suite, state };
+        let awaited = AwaitReply { run: self.run, identity, suite, state };
         Ok((Request::post("/idb/v1/sign-on", envelope), awaited))
     }
 }
@@ -121,21 +135,9 @@ impl Ready {
 /// A sign-on whose envelope is sent. Dropping it wipes its secrets.
 pub struct AwaitReply {
     run: SignOn,
-    was_bound: bool,
+    identity: Identity,
     suite: &'static dyn Suite,
     state: login::AwaitReply,
-}
-
-/// What a reply means. The driver stores what was learnt, durably, before it
-/// goes on with `next`.
-#[derive(Debug)]
-pub struct Judged {
-    /// The management server has shown that it has this credential's keys.
-    pub authenticated: bool,
-    /// The new clock offset in milliseconds to store.
-    pub clock_offset_ms: Option<i64>,
-    /// How it goes on.
-    pub next: Result<Next>,
 }
 
 /// How a sign-on goes on.
@@ -154,72 +156,38 @@ pub struct Granted {
     pub grant: KeyGrant,
     /// The management server asks for new keys soon.
     pub rotate_required: bool,
+    /// The epoch under which it was granted.
+    pub epoch: u32,
+    /// The next epoch's keys did not work: the management server may have
+    /// others, so that only another rotation brings both together.
+    pub is_behind: bool,
 }
 
 impl AwaitReply {
     /// Judges a response. `now_ms` is this machine's clock, `origin` is for messages.
-    pub fn receive(self, response: &Response, now_ms: u64, origin: &str) -> Judged {
-        let plain = |next| Judged { authenticated: false, clock_offset_ms: None, next };
+    pub fn receive(self, response: &Response, now_ms: u64, origin: &str) -> Judged<Next> {
         let message = match response.message(origin) {
             Ok(message) => message,
-            Err(error) => return plain(Err(error)),
+            Err(error) => return Judged::plain(Err(error)),
         };
-        let mut run = self.run;
+        let Self { mut run, identity, suite, state } = self;
         let accept = Accept { kinds: &KINDS, max_lifetime: MAX_LIFETIME };
-        match self.state.receive(self.suite, message, accept) {
+        match state.receive(suite, message, accept) {
             Ok(SignedOn { grant, note }) => {
-                let granted = Granted { grant, rotate_required: note.flags.rotate_required };
-                Judged { authenticated: true, clock_offset_ms: None, next: Ok(Next::Granted(Box::new(granted))) }
-            }
-            Err(Refused::Sealed(note)) => {
-                let sealed = |clock_offset_ms, next| Judged { authenticated: true, clock_offset_ms, next };
-                if note.code != Code::Skew || !run.may_correct_clock {
-                    return sealed(None, Err(Error::Denied { code: note.code }));
+                let (rotate_required, is_behind) = (note.flags.rotate_required, identity.is_behind);
+                let granted = Granted { grant, rotate_required, epoch: identity.epoch, is_behind };
+                Judged {
+                    learnt: Attempts::accepted(identity, Some(&note)),
+                    next: Ok(Next::Granted(Box::new(granted))),
                 }
-                let offset_ms = offset(note.server_time_ms, now_ms);
-                if offset_ms.unsigned_abs() > MAX_OFFSET_MS {
-                    return sealed(None, Err(Error::ClockOff { offset_ms }));
-                }
-                run.may_correct_clock = false;
-                sealed(Some(offset_ms), Ok(Next::Again(run.step())))
             }
-            Err(Refused::Advisory(Code::BindMismatch)) if !self.was_bound => {
-                run.bound = true;
-                plain(Ok(Next::Again(run.step())))
+            Err(Refused::Advisory(Code::BindMismatch)) if run.strengthen() => {
+                Judged::plain(Ok(Next::Again(run.step())))
             }
-            Err(Refused::Advisory(code)) => plain(Err(Error::Refused { origin: origin.to_owned(), code })),
-            Err(Refused::Invalid(reason)) => plain(Err(Error::InvalidReply(reason))),
-            Err(_) => plain(Err(Error::Crypto("the cipher library failed"))),
-        }
-    }
-}
-
-/// The server's clock minus ours in milliseconds, saturating.
-pub(crate) fn offset(server_ms: u64, now_ms: u64) -> i64 {
-    let distance = i64::try_from(server_ms.abs_diff(now_ms)).unwrap_or(i64::MAX);
-    if server_ms >= now_ms { distance } else { -distance }
-}
-
-fn start_error(error: login::StartError) -> Error {
-    match error {
-        login::StartError::TooLong => Error::Invalid("the attributes to share are too many for the protocol".into()),
-        login::StartError::Kem(_) => {
-            Error::Crypto("the credential's key agreement is not offered by this version; update claviger")
-        }
-        login::StartError::Suite(_) => Error::Crypto("the cipher library failed"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn offsets_do_not_overflow() {
-        for (server, now, expected) in
-            [(5, 3, 2), (3, 5, -2), (0, 0, 0), (u64::MAX, 0, i64::MAX), (0, u64::MAX, -i64::MAX)]
-        {
-            assert_eq!(offset(server, now), expected);
+            Err(refused) => {
+                let (learnt, again) = run.attempts.refused(identity, refused, now_ms, origin);
+                Judged { learnt, next: again.map(|()| Next::Again(run.step())) }
+            }
         }
     }
 }

@@ -12,9 +12,10 @@ async fn a_code_becomes_a_credential_for_each_suite_and_key_agreement() {
         (SuiteId::AES_256_GCM_SHA256, KemId::X25519),
         (SuiteId::CHACHA20_POLY1305_SHA256, KemId::X25519),
         (SuiteId::AES_256_GCM_SHA256, KemId::None),
+        (SuiteId::AES_256_GCM_SHA256, KemId::X25519MlKem768),
     ] {
         let world = World::start(true).await;
-        let options = claviger_terminal::EnrolOptions { suite, kem, ..world.options() };
+        let options = claviger_terminal::EnrolOptions { suite: Some(suite), kem: Some(kem), ..world.options() };
         let terminal = Terminal::enrol(options).await.unwrap();
         let credential = terminal.credential().await.unwrap();
         assert_eq!((credential.user().as_str(), credential.epoch, credential.suite), ("alice", 1, suite));
@@ -73,7 +74,7 @@ async fn an_enrolment_that_fails_leaves_nothing_behind() {
 
     let other_realm = claviger_terminal::EnrolOptions { realm: "other".parse().unwrap(), ..world.options() };
     let refused = Terminal::enrol(other_realm).await.unwrap_err();
-    assert!(matches!(refused, Error::Refused { code: Code::Unsupported, .. }), "{refused}");
+    assert!(refused.to_string().contains("--realm"), "{refused}");
 
     for ca in [Some(World::start(true).await.ca), None] {
         let untrusted = claviger_terminal::EnrolOptions { ca, ..world.options() };
@@ -81,7 +82,7 @@ async fn an_enrolment_that_fails_leaves_nothing_behind() {
         assert!(error.to_string().contains("--ca"), "{error}");
     }
 
-    world.faults(|faults| faults.suite_floor = Some(SuiteId::CHACHA20_POLY1305_SHA256));
+    world.policy(|policy| policy.suite_floor = SuiteId::CHACHA20_POLY1305_SHA256);
     let weak = Terminal::enrol(world.options()).await.unwrap_err();
     assert!(weak.to_string().contains("--suite 0x0003"), "{weak}");
 

@@ -1,8 +1,10 @@
 //! A realm in the test's own process: one management server and one service,
 //! each on a TLS listener.
 
+mod management;
+
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
     convert::Infallible,
     net::SocketAddr,
     path::PathBuf,
@@ -15,15 +17,11 @@ use claviger_protocol::{
     CONTENT_TYPE, Code, KemId, Realm, Secret32, ServiceId, Suite, SuiteId,
     aws_lc::AwsLc,
     enrolment_code::EnrolmentCode,
-    management::{
-        enrol::{self, PendingEnrolment},
-        login::{self, Candidate, Clock, Counted, Floor, Granting},
-    },
-    message::{Binding, Enrol3, EnrolBox, KeyGrant, NoteFlags, Refusal},
+    message::{Binding, KeyGrant},
     service::{self, Answered, BindingCheck},
 };
 use claviger_terminal::{EnrolOptions, Origin, Service, Terminal};
-use data_encoding::HEXLOWER;
+use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
 use http::{Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, service::service_fn};
@@ -31,10 +29,12 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
 };
+use management::Management;
+pub(crate) use management::Policy;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use rustls::{ServerConfig, pki_types::PrivateKeyDer};
+use rustls::{ServerConfig, pki_types::PrivateKeyDer, server::ParsedCertificate};
 use tempfile::TempDir;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Notify};
 use tokio_rustls::TlsAcceptor;
 use zeroize::Zeroizing;
 
@@ -45,6 +45,8 @@ pub(crate) struct World {
     pub(crate) manager: Origin,
     pub(crate) shop: Origin,
     pub(crate) ca: String,
+    /// SHA-256 of the servers' SubjectPublicKeyInfo.
+    pub(crate) spki: [u8; 32],
     directory: TempDir,
 }
 
@@ -52,6 +54,10 @@ pub(crate) struct World {
 pub(crate) struct Servers {
     pub(crate) faults: Mutex<Faults>,
     pub(crate) seen: Mutex<Seen>,
+    pub(crate) policy: Mutex<Policy>,
+    /// Told when a message of a mishap has come as far as it goes.
+    pub(crate) happened: Notify,
+    late: Mutex<Vec<(Message, Bytes)>>,
     management: Mutex<Management>,
     service: Mutex<ServiceState>,
 }
@@ -74,12 +80,56 @@ pub(crate) struct Faults {
     pub(crate) old_reply: bool,
     /// Answer like a web server that has never heard of the protocol.
     pub(crate) plain_http: bool,
-    /// Demand a challenge in the envelope.
-    pub(crate) challenge: bool,
+    /// Demand a binding.
+    pub(crate) bind: Demand,
+    /// The service gives no challenges.
+    pub(crate) no_challenges: bool,
+    /// The management server breaks off all connections of terminals.
+    pub(crate) manager_away: bool,
+    /// What happens to the next messages of a kind; then nothing.
+    pub(crate) mishaps: HashMap<Message, VecDeque<Mishap>>,
     /// Seconds that keys live; 3600 when 0.
     pub(crate) lifetime: u32,
-    /// The epoch's floor for suites.
-    pub(crate) suite_floor: Option<SuiteId>,
+}
+
+/// What a service demands of an envelope.
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Demand {
+    #[default]
+    Nothing,
+    Challenge,
+    TlsExporter,
+}
+
+/// Messages that may have a mishap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Message {
+    SignOn,
+    Rotate,
+    Directory,
+}
+
+/// What a hostile or bad network does to a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mishap {
+    /// It does not arrive.
+    LoseRequest,
+    /// It is processed, and its answer does not arrive.
+    LoseAnswer,
+    /// It arrives twice; the terminal gets the first answer.
+    Duplicate,
+    /// It arrives twice; the terminal gets the second answer.
+    SecondAnswer,
+    /// It arrives after the next message of its kind was processed; the terminal gets no answer.
+    Late,
+    /// It is processed, and its answer comes for the next message of its kind.
+    LateAnswer,
+    /// Nothing comes, before it is processed.
+    HangBefore,
+    /// Nothing comes, after it was processed.
+    HangAfter,
+    /// A relay makes an answer of its own.
+    Forge(Code),
 }
 
 #[derive(Default)]
@@ -91,14 +141,16 @@ pub(crate) struct Seen {
     pub(crate) versions: HashSet<String>,
     pub(crate) first_reply: Option<Vec<u8>>,
     pub(crate) suspended: bool,
-}
-
-#[derive(Default)]
-struct Management {
-    codes: HashMap<[u8; 8], (Secret32, Option<PendingEnrolment>)>,
-    active: Option<PendingEnrolment>,
-    counters: HashMap<u64, [u8; 32]>,
-    scope: Vec<String>,
+    /// How envelopes named the user.
+    pub(crate) names: Vec<&'static str>,
+    pub(crate) bindings: Vec<&'static str>,
+    pub(crate) rotations: usize,
+    pub(crate) directories: usize,
+    pub(crate) relayed: usize,
+    pub(crate) rotate_kem: Option<KemId>,
+    pub(crate) kems: Vec<KemId>,
+    pub(crate) comparison: String,
+    late_answers: HashMap<Message, (Code, Vec<u8>)>,
 }
 
 #[derive(Default)]
@@ -111,10 +163,13 @@ impl World {
     /// Starts both servers. `http2` says whether they offer it.
     pub(crate) async fn start(http2: bool) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let (ca, tls) = certificates(http2);
+        let (ca, spki, tls) = certificates(http2);
         let realm = Arc::new(Servers {
             faults: Mutex::default(),
             seen: Mutex::default(),
+            policy: Mutex::default(),
+            happened: Notify::new(),
+            late: Mutex::default(),
             management: Mutex::default(),
             service: Mutex::default(),
         });
@@ -122,7 +177,7 @@ impl World {
         let shop = listen(Arc::clone(&realm), tls, Role::Service).await;
         let origin = |address: SocketAddr| format!("https://localhost:{}", address.port()).parse().unwrap();
         let directory = tempfile::tempdir().unwrap();
-        Self { realm, manager: origin(manager), shop: origin(shop), ca, directory }
+        Self { realm, manager: origin(manager), shop: origin(shop), ca, spki, directory }
     }
 
     /// With an enrolled terminal that knows the service.
@@ -134,7 +189,7 @@ impl World {
     }
 
     pub(crate) fn service(&self) -> Service {
-        Service { id: SERVICE.parse().unwrap(), origin: self.shop.clone(), ca: None }
+        Service::new(SERVICE.parse().unwrap(), self.shop.clone())
     }
 
     pub(crate) fn path(&self) -> PathBuf {
@@ -154,14 +209,37 @@ impl World {
             code: self.new_code(),
             ca: Some(self.ca.clone()),
             path: self.path(),
-            suite: SuiteId::AES_256_GCM_SHA256,
-            kem: KemId::X25519,
+            spki: None,
+            suite: None,
+            kem: Some(KemId::X25519),
             replace: false,
         }
     }
 
     pub(crate) fn faults(&self, change: impl FnOnce(&mut Faults)) {
         change(&mut self.realm.faults.lock().unwrap());
+    }
+
+    pub(crate) fn policy(&self, change: impl FnOnce(&mut Policy)) {
+        change(&mut self.realm.policy.lock().unwrap());
+    }
+
+    /// What happens to the next messages of a kind.
+    pub(crate) fn mishaps(&self, message: Message, mishaps: &[Mishap]) {
+        self.faults(|faults| drop(faults.mishaps.insert(message, mishaps.iter().copied().collect())));
+    }
+
+    /// The management server's current epoch, and whether it has another pending.
+    pub(crate) fn epoch(&self) -> (u32, bool) {
+        let management = self.realm.management.lock().unwrap();
+        management.active.as_ref().map_or((0, false), |active| (active.epoch, active.next.is_some()))
+    }
+
+    /// An enrolment link with a new code.
+    pub(crate) fn link(&self, spki: &[u8; 32]) -> String {
+        let server = self.manager.as_str().replace(':', "%3A").replace('/', "%2F");
+        let (spki, code) = (BASE64URL_NOPAD.encode(spki), self.new_code().expose());
+        format!("idb1:enrol?server={server}&realm=example&spki={spki}&code={code}")
     }
 
     pub(crate) fn seen<T>(&self, read: impl FnOnce(&mut Seen) -> T) -> T {
@@ -201,12 +279,13 @@ async fn listen(realm: Arc<Servers>, tls: Arc<ServerConfig>, role: Role) -> Sock
             let (realm, acceptor) = (Arc::clone(&realm), acceptor.clone());
             tokio::spawn(async move {
                 let Ok(stream) = acceptor.accept(stream).await else { return };
-                let group =
-                    stream.get_ref().1.negotiated_key_exchange_group().map(rustls::crypto::SupportedKxGroup::name);
+                let tls = stream.get_ref().1;
+                let group = tls.negotiated_key_exchange_group().map(rustls::crypto::SupportedKxGroup::name);
+                let exporter = tls.export_keying_material([0; 32], b"EXPORTER-Channel-Binding", None).unwrap();
                 realm.seen.lock().unwrap().key_exchange = group;
                 let service = service_fn(move |request| {
                     let realm = Arc::clone(&realm);
-                    async move { realm.handle(role, request).await.ok_or("the connection is broken off") }
+                    async move { realm.handle(role, exporter, request).await.ok_or("the connection is broken off") }
                 });
                 let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
             });
@@ -216,19 +295,38 @@ async fn listen(realm: Arc<Servers>, tls: Arc<ServerConfig>, role: Role) -> Sock
 }
 
 impl Servers {
-    async fn handle(&self, role: Role, request: Request<Incoming>) -> Answer {
+    async fn handle(&self, role: Role, exporter: [u8; 32], request: Request<Incoming>) -> Answer {
         self.seen.lock().unwrap().versions.insert(format!("{:?}", request.version()));
         let (parts, body) = request.into_parts();
         let body = body.collect().await.ok()?.to_bytes();
-        if self.faults.lock().unwrap().plain_http {
-            return Some(response(StatusCode::NOT_FOUND, "text/html", "<h1>Not Found</h1>"));
+        {
+            let faults = self.faults.lock().unwrap();
+            if faults.plain_http {
+                return Some(response(StatusCode::NOT_FOUND, "text/html", "<h1>Not Found</h1>"));
+            }
+            if faults.manager_away && matches!(role, Role::Manager) {
+                return None;
+            }
         }
         match (role, parts.uri.path()) {
             (Role::Manager, "/idb/v1/enrol") => self.enrol(&body),
+            (Role::Manager, "/idb/v1/realm") => self.realm_info(),
+            (role, "/idb/v1/rotate") => {
+                self.seen(|seen| (seen.rotations, seen.relayed) = (seen.rotations + 1, seen.relayed + relayed(role)));
+                self.deliver(Message::Rotate, &body, exporter).await
+            }
+            (role, "/idb/v1/directory") => {
+                self.seen(|seen| {
+                    (seen.directories, seen.relayed) = (seen.directories + 1, seen.relayed + relayed(role));
+                });
+                self.deliver(Message::Directory, &body, exporter).await
+            }
             (Role::Service, "/idb/v1/sign-on") => {
-                self.seen.lock().unwrap().sign_ons += 1;
-                let (code, reply) = self.sign_on(&body);
-                Some(response(StatusCode::from_u16(code.http_status()).unwrap(), CONTENT_TYPE, reply))
+                self.seen(|seen| seen.sign_ons += 1);
+                self.deliver(Message::SignOn, &body, exporter).await
+            }
+            (Role::Service, "/idb/v1/challenge") if self.faults.lock().unwrap().no_challenges => {
+                Some(response(StatusCode::NOT_FOUND, "text/plain", ""))
             }
             (Role::Service, "/idb/v1/challenge") => {
                 let challenge = random();
@@ -238,6 +336,67 @@ impl Servers {
             (Role::Service, _) => Some(self.application(&parts, &body)),
             (Role::Manager, _) => Some(response(StatusCode::NOT_FOUND, "text/plain", "")),
         }
+    }
+
+    /// Processes a message, with the mishap that is due.
+    async fn deliver(&self, message: Message, body: &Bytes, exporter: [u8; 32]) -> Answer {
+        let mishap = self.faults.lock().unwrap().mishaps.get_mut(&message).and_then(VecDeque::pop_front);
+        let process = || self.process(message, body, exporter);
+        let answer = match mishap {
+            None => process(),
+            Some(Mishap::LoseRequest) => return None,
+            Some(Mishap::LoseAnswer) => {
+                process();
+                return None;
+            }
+            Some(Mishap::Duplicate) => {
+                let first = process();
+                process();
+                first
+            }
+            Some(Mishap::SecondAnswer) => {
+                process();
+                process()
+            }
+            Some(Mishap::Late) => {
+                self.late.lock().unwrap().push((message, body.clone()));
+                return None;
+            }
+            Some(Mishap::LateAnswer) => {
+                let answer = process();
+                self.seen(|seen| seen.late_answers.insert(message, answer));
+                return None;
+            }
+            Some(Mishap::Forge(code)) if message == Message::SignOn => {
+                (code, service::refusal(code, &random(), &[]))
+            }
+            Some(Mishap::Forge(code)) => (code, claviger_protocol::message::Refusal(code).encode()),
+            Some(hang @ (Mishap::HangBefore | Mishap::HangAfter)) => {
+                if hang == Mishap::HangAfter {
+                    process();
+                }
+                self.happened.notify_one();
+                std::future::pending().await
+            }
+        };
+        let late: Vec<_> = self.late.lock().unwrap().extract_if(.., |(kind, _)| *kind == message).collect();
+        for (kind, body) in late {
+            self.process(kind, &body, exporter);
+        }
+        let (code, bytes) = self.seen(|seen| seen.late_answers.remove(&message)).unwrap_or(answer);
+        Some(response(StatusCode::from_u16(code.http_status()).unwrap(), CONTENT_TYPE, bytes))
+    }
+
+    fn process(&self, message: Message, body: &[u8], exporter: [u8; 32]) -> (Code, Vec<u8>) {
+        match message {
+            Message::SignOn => self.sign_on(body, exporter),
+            Message::Rotate => self.rotate(body),
+            Message::Directory => self.directory(body),
+        }
+    }
+
+    fn seen<T>(&self, change: impl FnOnce(&mut Seen) -> T) -> T {
+        change(&mut self.seen.lock().unwrap())
     }
 
     /// The service's own content, for users who have signed on.
@@ -256,62 +415,11 @@ impl Servers {
         response(StatusCode::OK, "text/plain", format!("{line}: {text}"))
     }
 
-    fn enrol(&self, body: &[u8]) -> Answer {
-        let outcome = if body.get(4) == Some(&0x13) { self.enrol_confirm(body)? } else { self.enrol_offer(body) };
-        Some(match outcome {
-            Ok(message) => response(StatusCode::OK, CONTENT_TYPE, message),
-            Err(code) => {
-                let status = StatusCode::from_u16(code.http_status()).unwrap();
-                response(status, CONTENT_TYPE, Refusal(code).encode())
-            }
-        })
-    }
-
-    fn enrol_offer(&self, e1: &[u8]) -> Result<Vec<u8>, Code> {
-        let request = enrol::receive(e1, &realm_name(), &SUITES, &KEMS)?;
-        let suite = suite(request.suite());
-        let id = request.id();
-        let mut management = self.management.lock().unwrap();
-        let (psk, known) = match management.codes.get(&id) {
-            Some((psk, _)) => (psk.clone(), true),
-            None => (Secret32::new([0; 32]), false),
-        };
-        let floor = self.faults.lock().unwrap().suite_floor.unwrap_or(SuiteId::AES_256_GCM_SHA256);
-        let details = EnrolBox {
-            user_id: b"alice".to_vec(),
-            epoch: 1,
-            suite_floor: floor,
-            kem_floor: KemId::None,
-            server_time_ms: self.now_ms(),
-        };
-        let kem_random = Secret32::new(random());
-        let (e2, pending) = request.verify(suite, &psk, known)?.offer(suite, &psk, &details, &random(), &kem_random)?;
-        management.codes.insert(id, (psk, Some(pending)));
-        Ok(e2)
-    }
-
-    fn enrol_confirm(&self, e3: &[u8]) -> Option<Result<Vec<u8>, Code>> {
-        self.seen.lock().unwrap().confirmations += 1;
-        if let Some(code) = self.faults.lock().unwrap().refuse_e3 {
-            return Some(Err(code));
-        }
-        let Ok(e3) = Enrol3::decode(e3) else { return Some(Err(Code::Malformed)) };
-        let mut management = self.management.lock().unwrap();
-        let Some(pending) = management.codes.get(&e3.id).and_then(|(_, pending)| pending.clone()) else {
-            return Some(Err(Code::AuthFailed));
-        };
-        let outcome = pending.confirm(&e3);
-        if outcome.is_ok() {
-            management.active = Some(pending);
-        }
-        if self.faults.lock().unwrap().lose_e4 { None } else { Some(outcome) }
-    }
-
-    fn sign_on(&self, envelope: &[u8]) -> (Code, Vec<u8>) {
+    fn sign_on(&self, envelope: &[u8], exporter: [u8; 32]) -> (Code, Vec<u8>) {
         if let Some(code) = self.faults.lock().unwrap().advisory {
             return (code, service::refusal(code, &random(), &[]));
         }
-        let (code, mut reply) = match self.service_side(envelope) {
+        let (code, mut reply) = match self.service_side(envelope, exporter) {
             Ok(outcome) => outcome,
             Err(code) => (code, service::refusal(code, &random(), &[])),
         };
@@ -324,23 +432,33 @@ impl Servers {
         if faults.old_reply { (code, first.clone()) } else { (code, reply) }
     }
 
-    fn service_side(&self, envelope: &[u8]) -> Result<(Code, Vec<u8>), Code> {
+    fn service_side(&self, envelope: &[u8], exporter: [u8; 32]) -> Result<(Code, Vec<u8>), Code> {
         let id: ServiceId = SERVICE.parse().unwrap();
         let realm = realm_name();
-        let policy = service::Policy { service: &id, realm: &realm, suites: &SUITES, kems: &KEMS };
+        let policy = service::Policy { service: &id, realm: &realm, suites: &SUITES, kems: &KemId::ALL };
         let received = service::receive(envelope, &policy)?;
         let suite = suite(received.header().suite);
+        let demand = self.faults.lock().unwrap().bind;
         let check = match received.header().binding {
-            Binding::None if self.faults.lock().unwrap().challenge => BindingCheck::Failed,
-            Binding::None => BindingCheck::NotRequired,
-            Binding::Challenge(challenge) if self.service.lock().unwrap().challenges.remove(&challenge) => {
-                BindingCheck::OwnChallenge
+            Binding::None if demand == Demand::Nothing => BindingCheck::NotRequired,
+            Binding::Challenge(challenge) if demand != Demand::TlsExporter => {
+                let own = self.service.lock().unwrap().challenges.remove(&challenge);
+                if own { BindingCheck::OwnChallenge } else { BindingCheck::Failed }
             }
+            Binding::TlsExporter(bytes) if bytes == exporter => BindingCheck::ThisConnection,
             _ => BindingCheck::Failed,
         };
+        self.seen(|seen| {
+            seen.kems.push(received.header().kem);
+            seen.bindings.push(match received.header().binding {
+                Binding::None => "none",
+                Binding::Challenge(_) => "challenge",
+                Binding::TlsExporter(_) => "tls-exporter",
+            });
+        });
         let bound = received.bound(check)?;
         let awaited = bound.await_answer(suite).unwrap();
-        let answer = self.decrypt(bound.forward(), &id).unwrap_or_else(|code| login::refuse(code, envelope));
+        let answer = self.decrypt(bound.forward(), &id);
         match awaited.receive(&answer).unwrap() {
             Answered::Refused { code, note } => Ok((code, service::refusal(code, &random(), note))),
             Answered::Granted(granted) => {
@@ -364,66 +482,18 @@ impl Servers {
         }
     }
 
-    fn decrypt(&self, envelope: &[u8], peer: &ServiceId) -> Result<Vec<u8>, Code> {
-        let realm = realm_name();
-        let policy = login::Policy { realm: &realm, suites: &SUITES, kems: &KEMS };
-        let request = login::receive(envelope, &policy)?.from_service(peer)?;
-        let suite = suite(request.header().suite);
-        let mut management = self.management.lock().unwrap();
-        let dummy = Secret32::new([0; 32]);
-        let active = management.active.clone();
-        let (unique_key, management_key) = match &active {
-            Some(active) => (&active.unique_key, &active.management_key),
-            None => (&dummy, &dummy),
-        };
-        let candidate = Candidate { user_id: b"alice", management_key, known: active.is_some() };
-        let authenticated = request.open(suite, unique_key, candidate)?;
-        let floor = Floor { hash_len: 32, suite: SuiteId::AES_256_GCM_SHA256, kem: KemId::None };
-        let outcome = (|| {
-            let allowed = authenticated.meets_floor(&floor)?;
-            let (_, counter, nonce) = allowed.counter();
-            let highest = management.counters.keys().max().copied().unwrap_or(0);
-            let verdict = match management.counters.get(&counter) {
-                Some(known) if *known == nonce => Counted::SameNonce,
-                Some(_) => Counted::OtherNonce,
-                None if counter + 64 <= highest => Counted::TooOld,
-                None => Counted::Fresh,
-            };
-            management.counters.insert(counter, nonce);
-            let clock = Clock { now_ms: self.now_ms(), window_ms: 120_000, not_before_ms: 0 };
-            let fresh = allowed.counted(verdict, &clock)?;
-            let allowed = !self.faults.lock().unwrap().denied && !self.seen.lock().unwrap().suspended;
-            fresh.decided(allowed)
-        })();
-        match outcome {
-            Ok(authorised) => {
-                management.scope = authorised.scope().names().map(str::to_owned).collect();
-                let granting = Granting {
-                    auth_id: random(),
-                    subject: "subject",
-                    now_ms: self.now_ms(),
-                    max_session: 3600,
-                    attributes: b"{}",
-                    epoch: 1,
-                    flags: NoteFlags::default(),
-                };
-                Ok(authorised.grant(suite, &granting).unwrap().to_vec())
-            }
-            Err(refusal) => {
-                self.seen.lock().unwrap().suspended |= refusal.is_clone();
-                Ok(refusal.answer(suite, self.now_ms(), 1).unwrap())
-            }
-        }
-    }
-
     fn now_ms(&self) -> u64 {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
         now.saturating_add_signed(self.faults.lock().unwrap().clock_ms)
     }
 }
 
+/// Suites of one hash: a refusal is sealed with the first.
 const SUITES: [SuiteId; 2] = [SuiteId::AES_256_GCM_SHA256, SuiteId::CHACHA20_POLY1305_SHA256];
-const KEMS: [KemId; 2] = [KemId::None, KemId::X25519];
+
+fn relayed(role: Role) -> usize {
+    usize::from(matches!(role, Role::Service))
+}
 
 fn realm_name() -> Realm {
     "example".parse().unwrap()
@@ -444,8 +514,8 @@ fn response(status: StatusCode, content_type: &str, body: impl Into<Bytes>) -> R
     builder.body(Full::new(body.into())).unwrap()
 }
 
-/// A certificate authority (PEM) and a server configuration for `localhost`.
-fn certificates(http2: bool) -> (String, Arc<ServerConfig>) {
+/// A certificate authority (PEM), the server's pin and its configuration, for `localhost`.
+fn certificates(http2: bool) -> (String, [u8; 32], Arc<ServerConfig>) {
     let ca_key = KeyPair::generate().unwrap();
     let mut ca = CertificateParams::new(Vec::new()).unwrap();
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -458,7 +528,9 @@ fn certificates(http2: bool) -> (String, Arc<ServerConfig>) {
         .with_single_cert(vec![certificate.der().clone()], PrivateKeyDer::try_from(key.serialize_der()).unwrap())
         .unwrap();
     tls.alpn_protocols = if http2 { vec![b"h2".to_vec(), b"http/1.1".to_vec()] } else { vec![b"http/1.1".to_vec()] };
-    (ca_certificate.pem(), Arc::new(tls))
+    let spki = ParsedCertificate::try_from(certificate.der()).unwrap().subject_public_key_info();
+    let spki = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &spki).as_ref().try_into().unwrap();
+    (ca_certificate.pem(), spki, Arc::new(tls))
 }
 
 /// The whole body as text.

@@ -4,7 +4,7 @@ use std::fs;
 
 use claviger_terminal::{Code, Error, Scope, Service, SignOnOptions, Terminal};
 
-use crate::harness::World;
+use crate::harness::{Demand, World};
 
 #[tokio::test]
 async fn a_sign_on_gives_a_key_over_hybrid_tls() {
@@ -143,7 +143,7 @@ async fn a_forged_skew_note_does_not_move_the_clock() {
 #[tokio::test]
 async fn a_challenge_is_fetched_when_the_service_wants_one() {
     let (world, terminal) = World::enrolled().await;
-    world.faults(|faults| faults.challenge = true);
+    world.faults(|faults| faults.bind = Demand::Challenge);
     terminal.sign_on("shop.example").await.unwrap();
     assert_eq!(world.seen(|seen| seen.sign_ons), 2);
     // Together with a wrong clock: each challenge is spent once.
@@ -158,7 +158,7 @@ async fn the_service_id_comes_from_the_table_alone() {
     assert!(matches!(terminal.sign_on("https://evil.example").await, Err(Error::UnknownService(_))));
     assert!(matches!(terminal.sign_on("evil.example").await, Err(Error::UnknownService(_))));
     // An origin that is another service than the table says gets nothing.
-    let other: Service = Service { id: "bank.example".parse().unwrap(), origin: world.shop.clone(), ca: None };
+    let other: Service = Service::new("bank.example".parse().unwrap(), world.shop.clone());
     assert!(terminal.add_service(other.clone()).await.is_err());
     let elsewhere = Service { origin: world.shop.as_str().replace("localhost", "LOCALHOST").parse().unwrap(), ..other };
     assert!(terminal.add_service(elsewhere).await.is_err());
@@ -168,7 +168,7 @@ async fn the_service_id_comes_from_the_table_alone() {
 async fn nobody_at_the_origin() {
     let (_world, terminal) = World::enrolled().await;
     let origin = "https://localhost:1".parse().unwrap();
-    terminal.add_service(Service { id: "gone.example".parse().unwrap(), origin, ca: None }).await.unwrap();
+    terminal.add_service(Service::new("gone.example".parse().unwrap(), origin)).await.unwrap();
     let error = terminal.sign_on("gone.example").await.unwrap_err();
     assert!(matches!(error, Error::Unreachable { .. }), "{error}");
 }

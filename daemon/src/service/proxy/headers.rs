@@ -101,13 +101,14 @@ pub(super) fn add_forwarding(
 
 /// Headers that only this proxy may set, however they are spelled: servers of
 /// the CGI family cannot tell `Remote-User` from `remote_user` or `Remote.User`.
+/// Nor can they tell `Proxy` from the setting `HTTP_PROXY`, and nobody needs it.
 fn is_ours(name: &HeaderName) -> bool {
     let normal = |b: u8| if b.is_ascii_alphanumeric() { b.to_ascii_lowercase() } else { b'-' };
     let starts = |prefix: &str| {
         name.as_str().len() >= prefix.len() && name.as_str().bytes().zip(prefix.bytes()).all(|(a, b)| normal(a) == b)
     };
     let is = |whole: &str| name.as_str().len() == whole.len() && starts(whole);
-    starts("remote-") || starts("x-forwarded-") || is("remote") || is("forwarded") || is("x-real-ip")
+    starts("remote-") || starts("x-forwarded-") || is("remote") || is("forwarded") || is("x-real-ip") || is("proxy")
 }
 
 /// HTTP/2 may split the cookie into several headers; HTTP/1.1 must not (RFC 9113, section 8.2.3).
@@ -171,6 +172,7 @@ mod tests {
             "Forwarded",
             "X-Real-IP",
             "x_real_ip",
+            "Proxy",
             "Authorization",
         ] {
             let mut headers = map(&[(name, "root"), (name, "again"), ("accept", "*/*")]);

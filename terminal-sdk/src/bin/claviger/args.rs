@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
-use claviger_terminal::{KemId, Origin, Realm, ServiceId, SuiteId};
+use claviger_terminal::{Bind, KemId, Origin, Realm, ServiceId, SuiteId};
 
 /// Sign on to services with a credential that only this machine and the management server share.
 ///
-/// A terminal is enrolled once, with a code from an administrator. Then it is
-/// told which service is at which origin, and `claviger curl` makes requests
-/// as the user.
+/// A terminal is enrolled once, with a code or link from an administrator. It
+/// learns from the management server which service is at which origin, or is
+/// told so, and `claviger curl` makes requests as the user.
 #[derive(Debug, Parser)]
 #[command(name = "claviger", version, after_help = EXAMPLES, after_long_help = LONG_HELP)]
 pub(crate) struct Args {
@@ -28,11 +28,12 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Turn an enrolment code into this terminal's credential
+    /// Turn an enrolment code or link into this terminal's credential
     ///
-    /// The code is read from a file, from a prompt or from standard input; never from the command
+    /// With a link (`idb1:enrol?…`) nothing else needs to be said. The code or link is read from a file, from a prompt or from standard input; never from the command
     /// line, where others could see it. An enrolment that was broken off after the keys were stored
-    /// is finished without a code.
+    /// is finished without a code. In realms where an administrator has to compare six digits with
+    /// yours first, the command shows them and waits; breaking it off loses nothing.
     Enrol(Enrol),
     /// The services this terminal may sign on to, and their origins
     Services(Services),
@@ -43,7 +44,11 @@ pub(crate) enum Command {
     /// The options are those of curl(1). Redirects are not followed; the key is sent to the origin
     /// in the list of services alone, and kept in sessions.json until it ends.
     Curl(Curl),
-    /// Whom this terminal belongs to, its services and sessions; never secrets
+    /// Get new keys from the management server now
+    ///
+    /// The management server also asks for it by itself, and then it happens with the next sign-on.
+    Rotate,
+    /// Whom this terminal belongs to, its keys' epoch, services and sessions; never secrets
     Status,
 }
 
@@ -55,29 +60,29 @@ impl Command {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Enrol {
-    /// The management server, such as `https://manager.example:8443`
+    /// The management server, such as `https://manager.example:8443`; a link says it
     #[arg(long, value_name = "URL")]
-    pub(crate) server: Origin,
+    pub(crate) server: Option<Origin>,
 
-    /// The realm, such as `example`
+    /// The realm, such as `example`; a link says it
     #[arg(long)]
-    pub(crate) realm: Realm,
+    pub(crate) realm: Option<Realm>,
 
     /// Certificates (PEM) to trust for every server, instead of the system's
     #[arg(long, value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,
 
-    /// Read the enrolment code from this file [default: a prompt or standard input]
+    /// Read the enrolment code or link from this file [default: a prompt or standard input]
     #[arg(long, value_name = "FILE")]
     pub(crate) user_code_file: Option<PathBuf>,
 
-    /// Cipher suite, by its number
-    #[arg(long, default_value_t = claviger_terminal::terminal::DEFAULT_SUITE)]
-    pub(crate) suite: SuiteId,
+    /// Cipher suite, by its number [default: 0x0001, or the realm's first]
+    #[arg(long)]
+    pub(crate) suite: Option<SuiteId>,
 
-    /// Key agreement, for forward secrecy
-    #[arg(long, value_enum, default_value = "x25519")]
-    pub(crate) kem: Kem,
+    /// Key agreement, for forward secrecy [default: x25519mlkem768 where the realm offers it, else x25519]
+    #[arg(long, value_enum)]
+    pub(crate) kem: Option<Kem>,
 
     /// Give up the credential that is there for the new one
     #[arg(long)]
@@ -104,6 +109,26 @@ impl From<Kem> for KemId {
     }
 }
 
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Binding {
+    /// Nothing, until the service demands it
+    None,
+    /// A challenge of the service
+    Challenge,
+    /// The TLS connection: needs one without a proxy in between
+    TlsExporter,
+}
+
+impl From<Binding> for Bind {
+    fn from(binding: Binding) -> Self {
+        match binding {
+            Binding::None => Self::None,
+            Binding::Challenge => Self::Challenge,
+            Binding::TlsExporter => Self::TlsExporter,
+        }
+    }
+}
+
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Services {
     #[command(subcommand)]
@@ -123,7 +148,15 @@ pub(crate) enum ServicesCommand {
         /// Certificates (PEM) to trust for it, instead of the credential's
         #[arg(long, value_name = "FILE")]
         ca: Option<PathBuf>,
+        /// Bind sign-ons to a challenge of the service or to the TLS connection from the start;
+        /// otherwise that is done when the service demands it
+        #[arg(long, value_enum, default_value = "none")]
+        bind: Binding,
     },
+    /// Fetch the list of services that you may use from the management server
+    ///
+    /// It replaces what came from there before. Services that were added by hand stay, and win.
+    Refresh,
     /// Forget an origin
     Remove {
         /// Where it is, such as `https://shop.example`
@@ -196,14 +229,16 @@ pub(crate) struct Curl {
 
 const EXAMPLES: &str = "\
 Examples:
+  claviger enrol                       # then paste the link
   claviger enrol --server https://manager.example:8443 --realm example
-  claviger services add shop.example https://shop.example
+  claviger services refresh
   claviger curl https://shop.example/orders";
 
 const LONG_HELP: &str = "\
 Examples:
+  claviger enrol                       # then paste the link
   claviger enrol --server https://manager.example:8443 --realm example
-  claviger services add shop.example https://shop.example
+  claviger services refresh
   claviger curl https://shop.example/orders
 
 Exit status:
@@ -235,6 +270,7 @@ mod tests {
         let line = ["claviger", "enrol", "--server", "https://m", "--realm", "r", "--code", "X"];
         assert!(Args::try_parse_from(line).is_err());
         assert!(Args::try_parse_from(&line[..6]).is_ok());
+        assert!(Args::try_parse_from(["claviger", "enrol", "idb1:enrol?code=X"]).is_err());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use claviger_terminal::{Origin, Terminal};
+use claviger_terminal::Origin;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -16,16 +16,20 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use crate::{
     args::Curl,
-    output::{Failure, print},
+    commands,
+    output::{self, Failure, print},
 };
 
 pub(crate) async fn run(path: PathBuf, curl: Curl, json: bool) -> Result<(), Failure> {
     let uri: Uri = curl.url.parse().map_err(|_| Failure::local(format!("`{}` is not a URL", curl.url)))?;
     let origin = Origin::of(&uri)?;
     let request = build(&curl, uri)?;
-    let terminal = Terminal::open(path).await?;
+    let terminal = commands::open(path).await?;
     let session = terminal.session(origin.as_str(), curl.share.options()?).await?;
     let response = session.request_bytes(request).await?;
+    if !curl.silent {
+        output::warn(&terminal);
+    }
     let status = response.status();
     if curl.fail && (status.is_client_error() || status.is_server_error()) {
         let message = format!("{origin} answered with HTTP {status}");

@@ -5,7 +5,7 @@ use std::{
     process::ExitCode,
 };
 
-use claviger_terminal::{Error, error::Blame};
+use claviger_terminal::{Error, Terminal, error::Blame};
 use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
@@ -56,6 +56,14 @@ pub(crate) fn print(json: bool, value: &Value, lines: impl FnOnce() -> String) -
     let mut out = io::stdout().lock();
     writeln!(out, "{}", text.trim_end())?;
     Ok(out.flush()?)
+}
+
+/// Prints what went wrong beside what was asked for. The outcome stays.
+pub(crate) fn warn(terminal: &Terminal) {
+    if let Some(warning) = terminal.take_warning() {
+        // There is nobody left to tell when this fails.
+        let _ = writeln!(io::stderr(), "claviger: warning: {warning}");
+    }
 }
 
 /// Prints the failure, if any, and gives the exit status.

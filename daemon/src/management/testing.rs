@@ -1,0 +1,165 @@
+//! What the tests of this module run against: a user store in memory whose
+//! calls can be made to fail or to wait, and a management role on it.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs,
+    os::unix::fs::PermissionsExt,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use claviger_plugin_api::{CounterUse, Page, PluginError, Put, Record, Scan, UserStore, Verdict, Written};
+use tokio::sync::oneshot;
+
+use super::Management;
+use crate::{
+    clock,
+    config::types::{ManagementConfig, ManagementLimits, TerminalsListener},
+    net::testing::Authority,
+    service::testing::suites,
+    suites::Suites,
+};
+
+pub(super) const REALM: &str = "example";
+
+/// Credential, epoch, counter.
+type Counter = ([u8; 16], u32, u64);
+
+/// A user store in memory.
+pub(super) struct MemoryStore {
+    records: Mutex<BTreeMap<String, Record>>,
+    counters: Mutex<HashMap<Counter, [u8; 32]>>,
+    /// Writes until one fails; a large number for none.
+    pub(super) writes_left: AtomicUsize,
+    /// The next scan waits for it after it has read.
+    pub(super) hold: Mutex<Option<oneshot::Receiver<()>>>,
+}
+
+impl MemoryStore {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            records: Mutex::default(),
+            counters: Mutex::default(),
+            writes_left: AtomicUsize::new(usize::MAX),
+            hold: Mutex::default(),
+        })
+    }
+
+    fn write(&self) -> Result<(), PluginError> {
+        let left = self.writes_left.fetch_sub(1, Ordering::SeqCst);
+        if left == 0 {
+            self.writes_left.store(usize::MAX, Ordering::SeqCst);
+            return Err(PluginError::Unavailable("by the test".into()));
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl UserStore for MemoryStore {
+    async fn get(&self, keys: &[String]) -> Result<Vec<Option<Record>>, PluginError> {
+        let records = self.records.lock().unwrap();
+        Ok(keys.iter().map(|key| records.get(key).cloned()).collect())
+    }
+
+    async fn put(&self, put: Put) -> Result<Written, PluginError> {
+        self.write()?;
+        let mut records = self.records.lock().unwrap();
+        let version = records.get(&put.key).map_or(0, |record| record.version);
+        if version != put.expected {
+            return Ok(Written::Conflict(version));
+        }
+        let record = Record { key: put.key.clone(), version: version + 1, value: put.value, terms: put.terms };
+        records.insert(put.key, record);
+        Ok(Written::Done(version + 1))
+    }
+
+    async fn delete(&self, key: &str, expected: u64) -> Result<Written, PluginError> {
+        self.write()?;
+        let mut records = self.records.lock().unwrap();
+        let version = records.get(key).map_or(0, |record| record.version);
+        if version != expected {
+            return Ok(Written::Conflict(version));
+        }
+        records.remove(key);
+        Ok(Written::Done(0))
+    }
+
+    async fn scan(&self, scan: Scan) -> Result<Page, PluginError> {
+        let records = {
+            let records = self.records.lock().unwrap();
+            let listed = records.values().filter(|record| record.terms.iter().any(|term| term.name == scan.term));
+            listed.cloned().collect()
+        };
+        let hold = self.hold.lock().unwrap().take();
+        if let Some(hold) = hold {
+            hold.await.unwrap();
+        }
+        Ok(Page { records, next: None })
+    }
+
+    async fn consume(&self, uses: &[CounterUse]) -> Result<Vec<Verdict>, PluginError> {
+        let mut counters = self.counters.lock().unwrap();
+        let mut judge = |one: &CounterUse| {
+            let key = (one.credential, one.epoch, one.counter);
+            match counters.insert(key, one.nonce) {
+                None => Verdict::Fresh,
+                Some(nonce) if nonce == one.nonce => Verdict::SameNonce,
+                Some(nonce) => {
+                    counters.insert(key, nonce);
+                    Verdict::OtherNonce
+                }
+            }
+        };
+        Ok(uses.iter().map(&mut judge).collect())
+    }
+
+    async fn forget_counters(&self, credential: [u8; 16]) -> Result<(), PluginError> {
+        self.counters.lock().unwrap().retain(|key, _| key.0 != credential);
+        Ok(())
+    }
+
+    async fn health(&self) -> Result<(), PluginError> {
+        Ok(())
+    }
+}
+
+/// A management role on `store`.
+pub(super) async fn management(store: Arc<MemoryStore>) -> Arc<Management> {
+    let directory = tempfile::tempdir().unwrap();
+    let key = directory.path().join("kek");
+    fs::write(&key, "07".repeat(32)).unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    let authority = Authority::new();
+    let identity = authority.issue("terminals", &[]);
+    let config = ManagementConfig {
+        store: "test".into(),
+        suites: vec![1, 3],
+        kems: vec![0, 1],
+        key_encryption_key: key,
+        enrolment_suite_floor: 1,
+        enrolment_kem_floor: 0,
+        clock_window: Duration::from_secs(120),
+        max_session: Duration::from_secs(3600),
+        rotate_after: Duration::from_secs(90 * 86_400),
+        private_user_ids: false,
+        confirm_enrolments: false,
+        terminals: TerminalsListener {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            certificate: identity.certificate,
+            private_key: identity.key,
+            url: Some("https://manager.example".parse().unwrap()),
+        },
+        services: None,
+        limits: ManagementLimits { per_service_per_second: 1000 },
+    };
+    let offered = suites();
+    let find = |id| offered.iter().find(|suite| suite.info().id == id).cloned();
+    let suites = Suites::new(&config.suites, find).unwrap();
+    Management::start(REALM.parse().unwrap(), &config, suites, store, clock::system()).await.unwrap()
+}

@@ -1,0 +1,200 @@
+//! Races and interruptions: what users, codes and credentials become.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use claviger_plugin_api::{Record, UserStore};
+use claviger_protocol::{
+    Code, KemId, Realm, Secret32, SuiteId,
+    aws_lc::AwsLc,
+    enrolment_code::EnrolmentCode,
+    terminal::enrol::{self, AwaitDone, Offered},
+};
+use tokio::sync::oneshot;
+
+use super::{
+    Management,
+    enrolment::Answer,
+    model::{AdminError, NewUser, Service, UserState},
+    record::{CredentialRecord, EnrolmentRecord, Keys, Stored, UserRecord, enrolment_key, user_key},
+    testing::{MemoryStore, REALM, management},
+};
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+async fn with_user() -> (Arc<MemoryStore>, Arc<Management>) {
+    let store = MemoryStore::new();
+    let management = management(store.clone()).await;
+    management.add_user(NewUser { id: "ann".into(), ..NewUser::default() }).await.unwrap();
+    (store, management)
+}
+
+async fn new_code(management: &Management) -> EnrolmentCode {
+    management.enrolment().new_code("ann", DAY).await.unwrap().0
+}
+
+/// E1 and E2, as a terminal makes and takes them.
+async fn offer(management: &Management, code: &EnrolmentCode) -> Result<(Offered, AwaitDone), Code> {
+    let realm: Realm = REALM.parse().unwrap();
+    let suite = AwsLc::suite(SuiteId(1)).unwrap();
+    let random = Secret32::new([9; 32]);
+    let (e1, awaited) = enrol::start(suite, SuiteId(1), &realm, code, KemId::X25519, &[8; 32], &random).unwrap();
+    let Answer::Message(e2) = management.enrolment().handle(&e1).await? else { panic!("held") };
+    Ok(awaited.receive(suite, &e2).unwrap())
+}
+
+async fn confirm(management: &Management, (offered, done): &(Offered, AwaitDone)) -> Result<(), Code> {
+    let Answer::Message(e4) = management.enrolment().handle(&offered.confirm).await? else { panic!("held") };
+    done.receive(&e4).unwrap();
+    Ok(())
+}
+
+async fn enrol_anew(management: &Management) -> CredentialRecord {
+    let code = new_code(management).await;
+    let offered = offer(management, &code).await.unwrap();
+    confirm(management, &offered).await.unwrap();
+    user(management).await.credential.unwrap()
+}
+
+async fn user(management: &Management) -> UserRecord {
+    management.repository.get(&user_key("ann")).await.unwrap().unwrap().value
+}
+
+async fn has_keys_of(management: &Management, (offered, _): &(Offered, AwaitDone)) -> bool {
+    let Some(credential) = user(management).await.credential else { return false };
+    let keys = Keys::open(&management.enrolment().kek, REALM, "ann", &credential, 1).unwrap();
+    keys.unique.ct_eq(offered.unique_key.expose()) && keys.management.ct_eq(offered.management_key.expose())
+}
+
+#[tokio::test]
+async fn an_enrolment_that_was_interrupted_anywhere_can_be_ended() {
+    for writes in 0..=3 {
+        for again in [false, true] {
+            let (store, management) = with_user().await;
+            let code = new_code(&management).await;
+            let first = offer(&management, &code).await.unwrap();
+            store.writes_left.store(writes, Ordering::SeqCst);
+            let outcome = confirm(&management, &first).await;
+            store.writes_left.store(usize::MAX, Ordering::SeqCst);
+            // The first write burns, the second activates, the third erases.
+            let expected = if writes < 2 { Err(Code::Unavailable) } else { Ok(()) };
+            assert_eq!(outcome, expected, "{writes} writes");
+
+            let case = format!("{writes} writes, E1 again: {again}");
+            match if again { offer(&management, &code).await } else { Err(Code::AuthFailed) } {
+                // A terminal gives up the first keys only for an E2, which must lead to an end, too.
+                Ok(second) => {
+                    confirm(&management, &second).await.unwrap();
+                    assert!(has_keys_of(&management, &second).await, "{case}");
+                    assert_eq!(confirm(&management, &first).await, Err(Code::AuthFailed), "{case}");
+                }
+                Err(code) => {
+                    assert_eq!(code, Code::AuthFailed, "{case}");
+                    confirm(&management, &first).await.unwrap();
+                    assert!(has_keys_of(&management, &first).await, "{case}");
+                    confirm(&management, &first).await.unwrap();
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_used_code_keeps_no_keys_and_offers_nothing() {
+    let (_, management) = with_user().await;
+    let code = new_code(&management).await;
+    let offered = offer(&management, &code).await.unwrap();
+    confirm(&management, &offered).await.unwrap();
+    let burnt = management.repository.get::<EnrolmentRecord>(&enrolment_key(&code.id())).await.unwrap().unwrap().value;
+    assert!(burnt.psk.is_none());
+    assert!(burnt.offer.unwrap().credential.keys.is_empty());
+    assert_eq!(offer(&management, &code).await.unwrap_err(), Code::AuthFailed);
+}
+
+#[tokio::test]
+async fn a_code_that_is_not_the_users_any_more_offers_nothing() {
+    let (store, management) = with_user().await;
+    let first = new_code(&management).await;
+    let key = enrolment_key(&first.id());
+    let kept = management.repository.get::<EnrolmentRecord>(&key).await.unwrap().unwrap().value;
+    let second = new_code(&management).await;
+    // As if removing the former code had failed.
+    management.repository.create(&key, &kept).await.unwrap();
+    assert_eq!(offer(&management, &first).await.unwrap_err(), Code::AuthFailed);
+    offer(&management, &second).await.unwrap();
+    let version = store.get(&[user_key("ann")]).await.unwrap()[0].as_ref().unwrap().version;
+    store.delete(&user_key("ann"), version).await.unwrap();
+    assert_eq!(offer(&management, &second).await.unwrap_err(), Code::AuthFailed);
+}
+
+#[tokio::test]
+async fn a_clone_stays_out_whatever_administrators_do_until_it_enrols_anew() {
+    let (_, management) = with_user().await;
+    let credential = enrol_anew(&management).await;
+    // While an administrator has suspended the user, too.
+    management.suspend_user("ann", Some("left")).await.unwrap();
+    let gate = management.gate();
+    assert!(gate.suspend_clone("ann", credential.id).await.unwrap());
+    assert!(!gate.suspend_clone("ann", credential.id).await.unwrap(), "one answer has the note");
+    assert!(matches!(management.resume_user("ann").await, Err(AdminError::Invalid(_))));
+    management.suspend_user("ann", None).await.unwrap();
+    assert!(matches!(management.resume_user("ann").await, Err(AdminError::Invalid(_))));
+    assert!(user(&management).await.is_kept_out());
+
+    enrol_anew(&management).await;
+    assert_eq!(management.user("ann").await.unwrap().state, UserState::Suspended, "the administrator's stays");
+    assert_eq!(management.resume_user("ann").await.unwrap().state, UserState::Active);
+}
+
+#[tokio::test]
+async fn a_late_verdict_on_a_former_credential_does_not_touch_the_new_one() {
+    let (_, management) = with_user().await;
+    let former = enrol_anew(&management).await;
+    enrol_anew(&management).await;
+    assert!(!management.gate().suspend_clone("ann", former.id).await.unwrap());
+    assert!(!user(&management).await.is_kept_out());
+    management.delete_user("ann").await.unwrap();
+    assert!(!management.gate().suspend_clone("ann", former.id).await.unwrap());
+}
+
+#[tokio::test]
+async fn keys_are_opened_for_users_that_there_are_not() {
+    let (_, management) = with_user().await;
+    let new = user(&management).await;
+    let record = Record { key: user_key("ann"), version: 1, value: new.to_bytes(), terms: Vec::new() };
+    let gate = management.gate();
+    assert!(!gate.resolve(None, 1).unwrap().known);
+    assert!(!gate.resolve(Some(&record), 1).unwrap().known);
+    enrol_anew(&management).await;
+    let record = Record { value: user(&management).await.to_bytes(), ..record };
+    assert!(gate.resolve(Some(&record), 1).unwrap().known);
+    assert!(!gate.resolve(Some(&record), 2).unwrap().known, "another epoch");
+}
+
+#[tokio::test]
+async fn a_removed_service_does_not_come_back_with_an_older_reading() {
+    let (store, management) = with_user().await;
+    let service = Service {
+        id: "shop".into(),
+        origins: Vec::new(),
+        release: Vec::new(),
+        allow_groups: Vec::new(),
+        key_pin: None,
+    };
+    management.add_service(service).await.unwrap();
+    let (release, hold) = oneshot::channel();
+    *store.hold.lock().unwrap() = Some(hold);
+    // A reading that has seen the service waits; meanwhile it is removed.
+    let reader = management.clone();
+    let older = tokio::spawn(async move { reader.refresh().await });
+    tokio::task::yield_now().await;
+    let remover = management.clone();
+    let removed = tokio::spawn(async move { remover.remove_service("shop").await });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    release.send(()).unwrap();
+    older.await.unwrap().unwrap();
+    removed.await.unwrap().unwrap();
+    assert!(management.registry.get("shop").is_none());
+}
