@@ -32,5 +32,6 @@ pub use plugin::{Context, Plugin};
 pub use secret::SecretBytes;
 pub use state::StateStore;
 pub use store::{
-    COUNTER_WINDOW, CounterUse, Cursor, IndexTerm, MAX_VALUE, Page, Put, Record, Scan, UserStore, Verdict, Written,
+    COUNTER_RETENTION, COUNTER_WINDOW, CounterUse, Cursor, IndexTerm, MAX_VALUE, Page, Put, Record, Scan, UserStore,
+    Verdict, Written,
 };

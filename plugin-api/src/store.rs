@@ -1,5 +1,7 @@
 //! User stores: where the management role keeps its records and counters.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
 use crate::error::PluginError;
@@ -82,7 +84,8 @@ pub struct Page {
     pub next: Option<Cursor>,
 }
 
-/// One use of a counter: the replay defence of the protocol, section 6.
+/// One use of a counter: the replay defence of the protocol, section 6. The
+/// store keeps it as a row for [`COUNTER_RETENTION`] at least.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CounterUse {
     /// The credential, chosen by the host at random when it is made.
@@ -95,20 +98,33 @@ pub struct CounterUse {
     pub nonce: [u8; 32],
 }
 
-/// How far behind the highest counter a use may lie: at or below
-/// `max - COUNTER_WINDOW` it is [`Verdict::TooOld`], and rows there may be pruned.
+/// How far behind the highest counter of its credential and epoch a use without
+/// a row may lie: at or below `max - COUNTER_WINDOW` it is [`Verdict::TooOld`].
+/// While `max` is at most this, the window reaches to the beginning.
 pub const COUNTER_WINDOW: u64 = 64;
+
+/// How long a row must be kept after it was recorded, by the host's clock and
+/// across restarts. Only a row that is both older than this and at or below the
+/// window may be pruned.
+///
+/// The clock window is at most an hour either way, so an envelope that is
+/// post-dated by an hour is in time for two hours; the rest is a margin. Were
+/// its row gone by then, an envelope that was answered and is sent again would
+/// look like that of a clone.
+pub const COUNTER_RETENTION: Duration = Duration::from_secs(130 * 60);
 
 /// The answer for one [`CounterUse`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// Not seen before; now recorded durably.
     Fresh,
-    /// Seen before with the same nonce: a replay.
+    /// Its row is there, with the same nonce: a replay, however far behind.
     SameNonce,
-    /// Seen before with another nonce: two live copies of the credential.
+    /// Its row is there, with another nonce: two live copies of the
+    /// credential. The row stays as it is.
     OtherNonce,
-    /// At or below the window.
+    /// It has no row and lies at or below the window: never used, or pruned.
+    /// It is not recorded.
     TooOld,
 }
 
@@ -135,6 +151,11 @@ pub trait UserStore: Send + Sync + 'static {
     /// Records counter uses (at most 1000), answering each in order; two uses
     /// of one counter in the same batch are judged in that order. All fresh
     /// uses of a batch share one commit.
+    ///
+    /// A use whose row is there is judged by the row, whatever the window; only
+    /// one without a row can be too old. A store should prune a little at a
+    /// time: a busy credential has many thousands of rows within
+    /// [`COUNTER_RETENTION`].
     async fn consume(&self, uses: &[CounterUse]) -> Result<Vec<Verdict>, PluginError>;
 
     /// Forgets all counters of a credential that was deleted or enrolled anew.

@@ -124,9 +124,9 @@ impl World {
         let (_, counter, nonce) = allowed.counter();
         let max = self.counters.keys().max().copied().unwrap_or(0);
         let verdict = match self.counters.get(&counter) {
-            _ if max > 64 && counter <= max - 64 => Counted::TooOld,
             Some(seen) if *seen == nonce => Counted::SameNonce,
             Some(_) => Counted::OtherNonce,
+            None if max > 64 && counter <= max - 64 => Counted::TooOld,
             None => {
                 self.counters.insert(counter, nonce);
                 Counted::Fresh
@@ -359,6 +359,21 @@ fn counters_and_clock_are_judged_in_the_protocols_order() {
             assert!(world.counters.contains_key(&counter), "a post-dated envelope is spent");
         }
     }
+}
+
+#[test]
+fn an_answered_envelope_is_a_replay_however_many_came_after_it() {
+    let mut world = World::new(SUITES[0], KemId::None);
+    let (first, awaiting) = world.envelope_with(100, NOW, 1);
+    assert_eq!(world.codes(&first, awaiting), (Code::Ok, Some(Code::Ok)));
+    for counter in 101..=165 {
+        let (newer, awaiting) = world.envelope_with(counter, NOW, 1);
+        assert_eq!(world.codes(&newer, awaiting), (Code::Ok, Some(Code::Ok)));
+    }
+    let (resent, awaiting) = world.envelope_with(100, NOW, 1);
+    assert_eq!(resent, first);
+    assert_eq!(world.codes(&resent, awaiting), (Code::Replay, None));
+    assert!(!world.suspended, "a service that sends an envelope again suspends nobody");
 }
 
 #[test]

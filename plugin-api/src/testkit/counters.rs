@@ -9,6 +9,7 @@ use Verdict::{Fresh, OtherNonce, SameNonce, TooOld};
 
 pub(super) async fn suite<F: Future<Output = Arc<dyn UserStore>>>(make: &impl Fn() -> F) {
     verdicts_follow_the_window(make().await).await;
+    rows_outlive_the_window(make().await).await;
     a_batch_is_judged_in_order(make().await).await;
     credentials_and_epochs_are_apart(make().await).await;
     forgotten_counters_are_fresh(make().await).await;
@@ -39,15 +40,21 @@ async fn verdicts_follow_the_window(store: Arc<dyn UserStore>) {
         (0, 1, SameNonce),
         (1, 1, Fresh),
         (65, 1, Fresh),
-        (1, 1, TooOld),
-        (1, 2, TooOld),
-        (0, 1, TooOld),
+        // The window has moved on; the rows are still there.
+        (1, 1, SameNonce),
+        (1, 2, OtherNonce),
+        (1, 1, SameNonce),
+        (0, 1, SameNonce),
         (2, 1, Fresh),
         (2, 2, OtherNonce),
         (65, 2, OtherNonce),
         (65, 1, SameNonce),
         (200, 1, Fresh),
+        // Never used, and what is too old is not recorded.
         (200 - COUNTER_WINDOW, 1, TooOld),
+        (200 - COUNTER_WINDOW, 1, TooOld),
+        (3, 1, TooOld),
+        (2, 1, SameNonce),
         (200 - COUNTER_WINDOW + 1, 1, Fresh),
         (200 - COUNTER_WINDOW + 1, 1, SameNonce),
         (150, 3, Fresh),
@@ -55,7 +62,8 @@ async fn verdicts_follow_the_window(store: Arc<dyn UserStore>) {
         (TOP - 1, 1, Fresh),
         (TOP, 1, Fresh),
         (TOP - 1, 1, SameNonce),
-        (200, 1, TooOld),
+        (200, 1, SameNonce),
+        (201, 1, TooOld),
         (TOP + 1, 1, Fresh),
         (TOP - 2, 1, Fresh),
         (TOP, 2, OtherNonce),
@@ -64,12 +72,32 @@ async fn verdicts_follow_the_window(store: Arc<dyn UserStore>) {
         (u64::MAX, 1, SameNonce),
         (u64::MAX - COUNTER_WINDOW, 1, TooOld),
         (u64::MAX - COUNTER_WINDOW + 1, 1, Fresh),
-        (0, 9, TooOld),
+        (0, 9, OtherNonce),
+        (0, 1, SameNonce),
+        (3, 9, TooOld),
     ];
     for (step, (counter, nonce, verdict)) in table.into_iter().enumerate() {
         let judged = consume(&store, &[one(1, 0, counter, nonce)]).await;
         assert_eq!(judged, [verdict], "step {step}: counter {counter} with nonce {nonce}");
     }
+}
+
+/// An envelope that was answered may be sent again when many newer ones were:
+/// that is a replay, and its sender no clone.
+async fn rows_outlive_the_window(store: Arc<dyn UserStore>) {
+    consume(&store, &[one(1, 0, 100, 1)]).await;
+    let newer: Vec<CounterUse> = (101..=165).map(|counter| one(1, 0, counter, 1)).collect();
+    assert!(consume(&store, &newer).await.iter().all(|verdict| *verdict == Fresh), "65 newer counters");
+    let resent = [one(1, 0, 100, 1), one(1, 0, 100, 2), one(1, 0, 100, 1), one(1, 0, 99, 1)];
+    let verdicts = [SameNonce, OtherNonce, SameNonce, TooOld];
+    assert_eq!(consume(&store, &resent).await, verdicts, "after 65 newer counters");
+    for thousand in 1..=5 {
+        let uses: Vec<CounterUse> = (0..1000).map(|low| one(1, 0, thousand * 1000 + low, 1)).collect();
+        assert!(consume(&store, &uses).await.iter().all(|verdict| *verdict == Fresh), "rising counters are fresh");
+        assert!(consume(&store, &uses).await.iter().all(|verdict| *verdict == SameNonce), "all of them are kept");
+    }
+    assert_eq!(consume(&store, &resent).await, verdicts, "after 5065 newer counters");
+    assert!(consume(&store, &newer).await.iter().all(|verdict| *verdict == SameNonce), "none was pruned so soon");
 }
 
 async fn a_batch_is_judged_in_order(store: Arc<dyn UserStore>) {
@@ -84,9 +112,9 @@ async fn a_batch_is_judged_in_order(store: Arc<dyn UserStore>) {
         one(1, 0, 37, 1),
         one(1, 0, 36, 1),
     ];
-    let verdicts = [Fresh, SameNonce, OtherNonce, Fresh, Fresh, TooOld, Fresh, TooOld];
+    let verdicts = [Fresh, SameNonce, OtherNonce, Fresh, Fresh, SameNonce, Fresh, TooOld];
     assert_eq!(consume(&store, &uses).await, verdicts);
-    let again = [TooOld, TooOld, TooOld, SameNonce, SameNonce, TooOld, SameNonce, TooOld];
+    let again = [SameNonce, SameNonce, OtherNonce, SameNonce, SameNonce, SameNonce, SameNonce, TooOld];
     assert_eq!(consume(&store, &uses).await, again, "the same batch again");
 }
 

@@ -1,14 +1,26 @@
 //! The counters: which envelopes were seen.
 
-use claviger_plugin_api::{COUNTER_WINDOW, CounterUse, Verdict};
-use diesel::{insert_into, prelude::*};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use claviger_plugin_api::{COUNTER_RETENTION, COUNTER_WINDOW, CounterUse, Verdict};
+use diesel::{
+    insert_into,
+    prelude::*,
+    sql_query,
+    sql_types::{BigInt, Binary},
+};
 
 use crate::{fault::Fault, schema::counters};
 
 /// Judges the uses in order and records the fresh ones. Runs inside the
 /// writer's transaction, so uses of one batch and of one group see each other.
-pub(crate) fn consume(connection: &mut SqliteConnection, uses: &[CounterUse]) -> Result<Vec<Verdict>, Fault> {
-    uses.iter().map(|one| consume_one(connection, one)).collect()
+pub(crate) fn consume(
+    connection: &mut SqliteConnection,
+    uses: &[CounterUse],
+    now: SystemTime,
+) -> Result<Vec<Verdict>, Fault> {
+    let now = seconds(now);
+    uses.iter().map(|one| consume_one(connection, one, now)).collect()
 }
 
 /// Forgets every counter of a credential, in all its epochs.
@@ -17,34 +29,50 @@ pub(crate) fn forget(connection: &mut SqliteConnection, credential: &[u8; 16]) -
     Ok(())
 }
 
-fn consume_one(connection: &mut SqliteConnection, one: &CounterUse) -> Result<Verdict, Fault> {
+/// A clock from before 1970 stands at it.
+fn seconds(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    i64::try_from(since).unwrap_or(i64::MAX)
+}
+
+fn consume_one(connection: &mut SqliteConnection, one: &CounterUse, now: i64) -> Result<Verdict, Fault> {
     let Some((max, nonce)) = highest(connection, one)? else {
-        insert(connection, one)?;
+        insert(connection, one, now)?;
         return Ok(Verdict::Fresh);
     };
+    // The usual case, and one that needs no look at its row: there is none.
     if one.counter > max {
-        insert(connection, one)?;
-        prune(connection, one)?;
+        insert(connection, one, now)?;
+        if enters_new_block(one.counter, max) {
+            prune(connection, one, now)?;
+        }
         return Ok(Verdict::Fresh);
     }
-    if too_old(max).is_some_and(|line| one.counter <= line) {
-        return Ok(Verdict::TooOld);
-    }
+    // The row comes before the window: it outlives it.
     let seen = if one.counter == max { Some(nonce) } else { nonce_of(connection, one)? };
     match seen {
         Some(nonce) if nonce == one.nonce => Ok(Verdict::SameNonce),
         Some(_) => Ok(Verdict::OtherNonce),
+        None if too_old(max).is_some_and(|line| one.counter <= line) => Ok(Verdict::TooOld),
         None => {
-            insert(connection, one)?;
+            insert(connection, one, now)?;
             Ok(Verdict::Fresh)
         }
     }
 }
 
-/// The highest counter at or below which a use is too old; `None` while the
-/// window still reaches to the beginning.
+/// The highest counter at or below which a use without a row is too old;
+/// `None` while the window still reaches to the beginning.
 fn too_old(max: u64) -> Option<u64> {
     max.checked_sub(COUNTER_WINDOW).filter(|line| *line > 0)
+}
+
+/// Whether a new highest counter is the first of its block of
+/// [`COUNTER_WINDOW`]. Pruning waits for that: once for each block is enough,
+/// and no terminal can leave all of these moments out, as it could the
+/// multiples of a number.
+fn enters_new_block(counter: u64, max: u64) -> bool {
+    counter / COUNTER_WINDOW > max / COUNTER_WINDOW
 }
 
 fn highest(connection: &mut SqliteConnection, one: &CounterUse) -> Result<Option<(u64, Vec<u8>)>, Fault> {
@@ -65,30 +93,48 @@ fn nonce_of(connection: &mut SqliteConnection, one: &CounterUse) -> Result<Optio
         .optional()?)
 }
 
-fn insert(connection: &mut SqliteConnection, one: &CounterUse) -> Result<(), Fault> {
+fn insert(connection: &mut SqliteConnection, one: &CounterUse, now: i64) -> Result<(), Fault> {
     insert_into(counters::table)
         .values((
             counters::credential.eq(&one.credential[..]),
             counters::epoch.eq(i64::from(one.epoch)),
             counters::counter.eq(to_stored(one.counter)),
             counters::nonce.eq(&one.nonce[..]),
+            counters::recorded.eq(now),
         ))
         .execute(connection)?;
     Ok(())
 }
 
-/// Deletes what a new highest counter has made too old: it would be judged
-/// without its row.
-fn prune(connection: &mut SqliteConnection, newest: &CounterUse) -> Result<(), Fault> {
+/// Deletes, of the lowest rows that are below the window, those that were kept
+/// long enough. A busy credential has tens of thousands of young rows there, so
+/// this looks at a few only: counters rise with time, and the lowest are the
+/// oldest. They are more than a block can have brought since the last time
+/// (its own counters, and late ones of the block before), so it keeps up.
+const PRUNE: &str = "
+    DELETE FROM counters
+    WHERE credential = ?1 AND epoch = ?2 AND counter IN (
+        SELECT counter FROM (
+            SELECT counter, recorded FROM counters
+            WHERE credential = ?1 AND epoch = ?2 AND counter <= ?3
+            ORDER BY counter LIMIT 256
+        ) WHERE recorded < ?4
+    )";
+
+fn prune(connection: &mut SqliteConnection, newest: &CounterUse, now: i64) -> Result<(), Fault> {
     if let Some(line) = too_old(newest.counter) {
-        let of_epoch = counters::credential
-            .eq(&newest.credential[..])
-            .and(counters::epoch.eq(i64::from(newest.epoch)))
-            .and(counters::counter.le(to_stored(line)));
-        diesel::delete(counters::table.filter(of_epoch)).execute(connection)?;
+        sql_query(PRUNE)
+            .bind::<Binary, _>(&newest.credential[..])
+            .bind::<BigInt, _>(i64::from(newest.epoch))
+            .bind::<BigInt, _>(to_stored(line))
+            .bind::<BigInt, _>(now.saturating_sub(RETENTION))
+            .execute(connection)?;
     }
     Ok(())
 }
+
+/// Seconds for which a row is kept. Times are cut to the second, which `<` makes up for.
+const RETENTION: i64 = COUNTER_RETENTION.as_secs().cast_signed();
 
 const SIGN: u64 = 1 << 63;
 
@@ -104,7 +150,15 @@ fn from_stored(stored: i64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use diesel::sql_types::Text;
+
     use super::*;
+    use crate::{
+        Configuration,
+        connection::{Access, open, prepare},
+    };
 
     #[test]
     fn stored_counters_keep_their_order_and_value() {
@@ -124,5 +178,56 @@ mod tests {
         {
             assert_eq!(too_old(max), line, "max {max}");
         }
+    }
+
+    #[test]
+    fn each_block_is_entered_once() {
+        for (counter, max, enters) in [
+            (1, 0, false),
+            (63, 0, false),
+            (64, 63, true),
+            (65, 64, false),
+            (65, 3, true),
+            (1000, 65, true),
+            (u64::MAX, u64::MAX - 1, false),
+            (u64::MAX, 0, true),
+        ] {
+            assert_eq!(enters_new_block(counter, max), enters, "{counter} after {max}");
+        }
+    }
+
+    #[test]
+    fn a_clock_far_off_is_a_number_of_seconds() {
+        let second = Duration::from_secs(1);
+        assert_eq!(seconds(UNIX_EPOCH - second), 0);
+        assert_eq!(seconds(UNIX_EPOCH + second * 7), 7);
+    }
+
+    #[derive(QueryableByName)]
+    struct Step {
+        #[diesel(sql_type = Text)]
+        detail: String,
+    }
+
+    /// Every step is a search by the whole primary key or by a range of its
+    /// last column; none sorts, and none scans the table.
+    #[test]
+    fn pruning_walks_the_primary_key() {
+        let directory = tempfile::tempdir().unwrap();
+        let configuration = Configuration::new(directory.path().join("users.db").to_str().unwrap());
+        prepare(&configuration).unwrap();
+        let mut connection = open(&configuration, Access::Write).unwrap();
+        let steps: Vec<Step> = sql_query(format!("EXPLAIN QUERY PLAN {PRUNE}"))
+            .bind::<Binary, _>(&[1; 16][..])
+            .bind::<BigInt, _>(1)
+            .bind::<BigInt, _>(to_stored(1000))
+            .bind::<BigInt, _>(0)
+            .load(&mut connection)
+            .unwrap();
+        let steps: Vec<&str> = steps.iter().map(|step| step.detail.as_str()).collect();
+        let on_table: Vec<&str> = steps.iter().copied().filter(|step| step.contains("counters")).collect();
+        let by_key = "SEARCH counters USING PRIMARY KEY (credential=? AND epoch=? AND counter";
+        assert_eq!(on_table, [format!("{by_key}=?)"), format!("{by_key}<?)")], "{steps:?}");
+        assert!(!steps.iter().any(|step| step.contains("ORDER BY")), "{steps:?}");
     }
 }

@@ -18,8 +18,10 @@
 //! # What it keeps
 //!
 //! Records are bytes that the host has versioned and sealed; nothing here looks
-//! into them. Beside the file lie `-wal` and `-shm`; a copy of the file alone,
-//! taken while a daemon runs, is no backup (`sqlite3 FILE ".backup TO"` is).
+//! into them. Rows of counters are kept for at least two hours and ten minutes;
+//! then, behind the window, they go with the credential's next sign-ons, a few
+//! hundred at a time. Beside the file lie `-wal` and `-shm`; a copy of the file
+//! alone, taken while a daemon runs, is no backup (`sqlite3 FILE ".backup TO"` is).
 //!
 //! A second daemon may open the same file on the same machine: SQLite's locks
 //! keep it right, and each commit waits for the other's at most
@@ -36,7 +38,7 @@ mod records;
 mod schema;
 mod worker;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use claviger_plugin_api::{
     Context, CounterUse, InitError, Page, Plugin, PluginError, Put, Record, Scan, UserStore, Verdict, Written,
@@ -114,7 +116,8 @@ claviger_plugin_api::export_plugin! {
 
 /// Starts the plugin: opens the file and brings its tables up to date.
 pub fn init(context: Context) -> Result<Plugin, InitError> {
-    Ok(Plugin::new().with_user_store(SqliteStore::open(context.parse()?)?))
+    let configuration = context.parse()?;
+    Ok(Plugin::new().with_user_store(SqliteStore::open_with_clock(configuration, context.clock)?))
 }
 
 /// A user store in one SQLite file. Dropping it finishes what is queued and
@@ -125,20 +128,35 @@ pub struct SqliteStore {
     // to the other.
     readers: Pool,
     writer: Pool,
+    clock: Clock,
 }
+
+/// Tells when a counter was used, to the second. It is asked on the thread that writes.
+pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 
 impl SqliteStore {
     /// Opens the file, or creates it, and starts the threads. Blocks meanwhile.
+    /// Counters are kept by the system's clock.
     ///
     /// # Errors
     /// `Configuration` for a wrong path, number or file of another program,
     /// `Unavailable` where the file cannot be opened or locked, and `Failed`
     /// for a damaged file or one of a newer version.
     pub fn open(configuration: Configuration) -> Result<Self, InitError> {
+        Self::open_with_clock(configuration, Arc::new(SystemTime::now))
+    }
+
+    /// [`open`](Self::open) with another clock, by which counters are kept for
+    /// [`COUNTER_RETENTION`](claviger_plugin_api::COUNTER_RETENTION). While it
+    /// is set back they are kept longer.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open).
+    pub fn open_with_clock(configuration: Configuration, clock: Clock) -> Result<Self, InitError> {
         configuration.check()?;
         connection::prepare(&configuration)?;
         let configuration = Arc::new(configuration);
-        Ok(Self { readers: Pool::readers(&configuration)?, writer: Pool::writer(&configuration)? })
+        Ok(Self { readers: Pool::readers(&configuration)?, writer: Pool::writer(&configuration)?, clock })
     }
 }
 
@@ -169,8 +187,8 @@ impl UserStore for SqliteStore {
 
     async fn consume(&self, uses: &[CounterUse]) -> Result<Vec<Verdict>, PluginError> {
         limits::batch(uses.len())?;
-        let uses = uses.to_vec();
-        self.writer.call(move |connection| counters::consume(connection, &uses)).await
+        let (uses, clock) = (uses.to_vec(), self.clock.clone());
+        self.writer.call(move |connection| counters::consume(connection, &uses, clock())).await
     }
 
     async fn forget_counters(&self, credential: [u8; 16]) -> Result<(), PluginError> {

@@ -22,6 +22,7 @@ diesel::table! {
         epoch -> BigInt,
         counter -> BigInt,
         nonce -> Binary,
+        recorded -> BigInt,
     }
 }
 

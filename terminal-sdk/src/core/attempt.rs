@@ -282,7 +282,7 @@ mod tests {
         let mut credential = sample();
         credential.next = Some(next(2, 9));
         credential.handle = Some([7; 16]);
-        credential.user_id_key = Some(crate::core::user_id::tests::public_key());
+        credential.user_id_key = Some(user_id::tests::public_key());
         let mut attempts = Attempts::newest_first();
         let mut seen = Vec::new();
         while let Ok(identity) = attempts.identify(&credential) {

@@ -48,7 +48,8 @@ pub(crate) mod tests {
     use super::*;
 
     fn pair() -> HpkeKeyPair {
-        DH_KEM_X25519_HKDF_SHA256_AES_256.generate_key_pair().unwrap()
+        let (public_key, private_key) = DH_KEM_X25519_HKDF_SHA256_AES_256.generate_key_pair().unwrap();
+        HpkeKeyPair { public_key, private_key }
     }
 
     pub(crate) fn public_key() -> [u8; 32] {
@@ -64,7 +65,7 @@ pub(crate) mod tests {
         assert_ne!(sealed, seal(&realm, b"alice", &key).unwrap());
         let open = |info: &[u8]| {
             let share = EncapsulatedSecret(sealed[..32].to_vec());
-            DH_KEM_X25519_HKDF_SHA256_AES_256.open(&share, info, &[], &sealed[32..], &pair.secret_key)
+            DH_KEM_X25519_HKDF_SHA256_AES_256.open(&share, info, &[], &sealed[32..], &pair.private_key)
         };
         let plain = open(b"IDB1 uid\0example").unwrap();
         assert_eq!((plain.len(), &plain[..6]), (64, &b"alice\0"[..]));

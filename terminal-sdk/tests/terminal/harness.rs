@@ -255,6 +255,16 @@ impl World {
         self.realm.service.lock().unwrap().keys.clear();
     }
 
+    /// The management server loses the keys of the next epoch, as after a restore.
+    pub(crate) fn forget_pending_epoch(&self) {
+        self.realm.management.lock().unwrap().active.as_mut().unwrap().next = None;
+    }
+
+    /// Answers that are still on their way never come.
+    pub(crate) fn forget_late_answers(&self) {
+        self.seen(|seen| seen.late_answers.clear());
+    }
+
     /// The management server forgets the user.
     pub(crate) fn forget_user(&self) {
         self.realm.management.lock().unwrap().active = None;
@@ -488,7 +498,6 @@ impl Servers {
     }
 }
 
-/// Suites of one hash: a refusal is sealed with the first.
 const SUITES: [SuiteId; 2] = [SuiteId::AES_256_GCM_SHA256, SuiteId::CHACHA20_POLY1305_SHA256];
 
 fn relayed(role: Role) -> usize {

@@ -7,14 +7,12 @@ use claviger_protocol::{
     enrolment_code::EnrolmentCode,
     management::{
         enrol,
-        envelope::{
-            self, Authenticated, Candidate, Clock, Counted, DirectoryInner, Floor, Inner, Policy, RotateInner,
-        },
+        envelope::{self, Authenticated, Candidate, Clock, Counted, DirectoryInner, Floor, Inner, Policy, RotateInner},
         login::{Granting, refuse},
     },
     message::{
-        AccountInner, Answer, Binding, DirectoryMessage, Enrol1, Enrol2, Enrol3, EnrolBox, Envelope, Header, LoginInner,
-        MAX_NOTE, MessageType, NoteMessage, Scope, Uid,
+        AccountInner, Answer, Binding, DirectoryMessage, Enrol1, Enrol2, Enrol3, EnrolBox, Envelope, Header,
+        LoginInner, MAX_NOTE, MessageType, NoteMessage, Scope, Uid,
     },
     schedule,
     suite::{Suite, TAG_LEN},
@@ -23,9 +21,7 @@ use claviger_protocol::{
 
 use super::{
     input::Input,
-    material::{
-        EPOCH, KEMS, NOW, Random, SUITES, USER, WINDOW, management_key, realm, services, suite, unique_key,
-    },
+    material::{EPOCH, KEMS, NOW, Random, SUITES, USER, WINDOW, management_key, realm, services, suite, unique_key},
 };
 
 /// The first byte says what the rest is.
@@ -68,8 +64,7 @@ fn changed(input: &mut Input<'_>) {
     };
     let login =
         login::Login { sender, service: &service, binding: Binding::None, scope: Scope::new(["email"]).unwrap() };
-    let bytes =
-        login::LoginRandom { nonce: random.bytes(), session_password: random.secret(), kem: random.secret() };
+    let bytes = login::LoginRandom { nonce: random.bytes(), session_password: random.secret(), kem: random.secret() };
     let (envelope, _) = login::start(suite(id), login, bytes).unwrap();
     let mut edited = envelope.clone();
     while !input.is_empty() {
@@ -107,11 +102,7 @@ fn open<I: Inner>(bytes: &[u8]) -> Result<Authenticated<I>, Code> {
 fn sealed(input: &mut Input<'_>) {
     let choices = input.byte();
     let verdict = input.pick(&[Counted::Fresh, Counted::SameNonce, Counted::OtherNonce, Counted::TooOld]);
-    let floor = Floor {
-        hash_len: input.pick(&[32, 48]),
-        suite: input.pick(&SUITES),
-        kem: input.pick(&KEMS),
-    };
+    let floor = Floor { hash_len: input.pick(&[32, 48]), suite: input.pick(&SUITES), kem: input.pick(&KEMS) };
     let header_bytes = input.block();
     let mut inner = input.rest().to_vec();
     let Ok(header) = Header::decode(header_bytes) else { return };
@@ -275,13 +266,8 @@ fn enrolment(input: &mut Input<'_>) {
     assert_eq!(verify(&e1).is_ok(), known && decoded.realm == realm.as_str());
     let Ok(request) = enrol::receive(&e1, &realm, &SUITES, &KEMS) else { return };
     let Ok(verified) = request.verify(suite, &code.psk(), known) else { return };
-    let details = EnrolBox {
-        user_id: USER.into(),
-        epoch: 1,
-        suite_floor: SUITES[0],
-        kem_floor: KEMS[0],
-        server_time_ms: NOW,
-    };
+    let details =
+        EnrolBox { user_id: USER.into(), epoch: 1, suite_floor: SUITES[0], kem_floor: KEMS[0], server_time_ms: NOW };
     let mut random = Random::default();
     match verified.offer(suite, &code.psk(), &details, &random.bytes(), &random.secret()) {
         Ok((e2, pending)) => {

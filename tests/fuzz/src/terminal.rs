@@ -84,9 +84,8 @@ impl Case {
         let key = schedule::reply_key(self.suite, &session_password, &shared, &transcript).unwrap();
         let reply = append(self, &key, &head, grant_plain, head.clone());
 
-        let granted = KeyGrant::decode(grant_plain).is_ok_and(|grant| {
-            grant.audience == service && grant.lifetime <= LIFETIME && KINDS.contains(&grant.kind)
-        });
+        let granted = KeyGrant::decode(grant_plain)
+            .is_ok_and(|grant| grant.audience == service && grant.lifetime <= LIFETIME && KINDS.contains(&grant.kind));
         let noted = fitting_note(note_plain, &note).map(|note| (note.code, *note.service == *service.as_str()));
         let fits = grant_plain.len() <= claviger_protocol::message::MAX_KEY + 512 - TAG_LEN;
         match awaiting.receive(self.suite, &reply, accept) {
@@ -148,8 +147,7 @@ impl Case {
         let mut random = Random::default();
         let (realm, unique_key, management_key) = (realm(), unique_key(), management_key());
         let sender = sender(self, &realm, &unique_key, &management_key);
-        let (envelope, awaiting) =
-            directory::start(self.suite, &sender, random.bytes(), &random.secret()).unwrap();
+        let (envelope, awaiting) = directory::start(self.suite, &sender, random.bytes(), &random.secret()).unwrap();
         if !self.sealed {
             return assert_unconfirmed(&awaiting.receive(self.suite, input.rest()).map(|_| ()).unwrap_err());
         }

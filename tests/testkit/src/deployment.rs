@@ -25,6 +25,15 @@ pub enum Layout {
     Split,
 }
 
+/// Further lines of a deployment's configuration.
+#[derive(Debug, Clone, Default)]
+pub struct Lines {
+    /// For the `[management]` table.
+    pub management: String,
+    /// For the `[service]` table.
+    pub service: String,
+}
+
 /// A deployment: files in a directory, and the daemons that were started.
 #[derive(Debug)]
 pub struct Deployment {
@@ -35,23 +44,23 @@ pub struct Deployment {
     services: u16,
     service: u16,
     telemetry: [u16; 2],
-    extra: String,
+    extra: Lines,
     daemons: [Option<Process>; 2],
 }
 
 impl Deployment {
     /// Makes authority, keys and configuration below `directory`. Nothing runs yet.
     pub fn prepare(binaries: Binaries, directory: &Path, layout: Layout, upstream: SocketAddr) -> Result<Self> {
-        Self::prepare_with(binaries, directory, layout, upstream, "")
+        Self::prepare_with(binaries, directory, layout, upstream, Lines::default())
     }
 
-    /// As [`Self::prepare`], with further lines for the `[service]` table.
+    /// As [`Self::prepare`], with further lines of configuration.
     pub fn prepare_with(
         binaries: Binaries,
         directory: &Path,
         layout: Layout,
         upstream: SocketAddr,
-        service_lines: &str,
+        lines: Lines,
     ) -> Result<Self> {
         let deployment = Self {
             binaries,
@@ -61,7 +70,7 @@ impl Deployment {
             services: free_port(),
             service: free_port(),
             telemetry: [free_port(), free_port()],
-            extra: service_lines.to_owned(),
+            extra: lines,
             daemons: [None, None],
         };
         deployment.issue()?;
@@ -277,13 +286,14 @@ socket = "admin{daemon}.sock"
 [management]
 store = "store-sqlite"
 key_encryption_key = "kek.key"
+{}
 
 [management.terminals]
 listen = "127.0.0.1:{}"
 certificate = "pki/terminals.pem"
 private_key = "pki/terminals.key"
 "#,
-            self.terminals
+            self.extra.management, self.terminals
         )
     }
 
@@ -312,7 +322,7 @@ issuer = "issuer-opaque"
 upstream = "http://{upstream}"
 {}
 "#,
-            self.service, self.extra
+            self.service, self.extra.service
         )
     }
 

@@ -8,6 +8,7 @@ mod hostile_service;
 mod independent_terminal;
 mod invariants;
 mod kill;
+mod lifecycle;
 mod plugins;
 mod secrecy;
 mod sign_on;

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use claviger_testkit::{Layout, SERVICE, run};
 
-use crate::support::{counter, start, start_with};
+use crate::support::{counter, start, start_service};
 
 #[test]
 fn a_request_reaches_the_application_with_the_users_identity() {
@@ -164,11 +164,13 @@ fn a_new_enrolment_ends_the_old_terminal() {
 }
 
 #[test]
-fn a_service_may_demand_a_challenge() {
-    let running = start_with(Layout::Split, "binding = \"challenge\"");
-    let terminal = running.deployment.enrolled("alice").unwrap();
-    terminal.run(&["curl", &running.deployment.origin()]).unwrap();
-    assert_eq!(running.upstream.seen().last().unwrap().header("remote-user"), ["alice"]);
+fn a_service_may_demand_a_challenge_or_the_tls_connection() {
+    for binding in ["challenge", "tls-exporter"] {
+        let running = start_service(Layout::Split, &format!("binding = \"{binding}\""));
+        let terminal = running.deployment.enrolled("alice").unwrap();
+        terminal.run(&["curl", &running.deployment.origin()]).unwrap();
+        assert_eq!(running.upstream.seen().last().unwrap().header("remote-user"), ["alice"], "{binding}");
+    }
 }
 
 #[test]

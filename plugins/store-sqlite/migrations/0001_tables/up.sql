@@ -16,12 +16,14 @@ CREATE TABLE terms (
 CREATE INDEX terms_by_key ON terms (key);
 
 -- The replay defence. `counter` holds the unsigned counter with its highest
--- bit flipped, so that signed order is the order of the counters.
+-- bit flipped, so that signed order is the order of the counters. `recorded`
+-- is in seconds since 1970: a row is kept for some time, whatever comes after it.
 CREATE TABLE counters (
     credential BLOB    NOT NULL,
     epoch      INTEGER NOT NULL,
     counter    INTEGER NOT NULL,
     nonce      BLOB    NOT NULL,
+    recorded   INTEGER NOT NULL,
     PRIMARY KEY (credential, epoch, counter)
 ) WITHOUT ROWID, STRICT;
 

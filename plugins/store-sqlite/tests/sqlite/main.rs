@@ -4,6 +4,7 @@
 
 mod durability;
 mod files;
+mod retention;
 mod sharing;
 
 use std::{

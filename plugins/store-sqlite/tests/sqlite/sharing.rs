@@ -8,7 +8,7 @@ use diesel::{Connection, SqliteConnection, connection::SimpleConnection};
 use tempfile::tempdir;
 use tokio::{task::JoinSet, time::sleep};
 
-use super::{configuration, counter_use, open, put};
+use super::{configuration, counter_use, put};
 
 /// Another process's connection to the same file.
 fn stranger(file: &Path) -> SqliteConnection {
@@ -159,22 +159,4 @@ async fn two_stores_on_one_file_agree() {
     assert!(fresh <= 100 && fresh + replayed + too_old == 200, "{fresh} fresh, {replayed} replayed, {too_old} too old");
     assert_eq!(one.put(put("k", 0, b"v")).await.unwrap(), Written::Done(1));
     assert_eq!(other.put(put("k", 0, b"v")).await.unwrap(), Written::Conflict(1));
-}
-
-#[tokio::test]
-async fn rows_behind_the_window_are_pruned() {
-    let directory = tempdir().unwrap();
-    let file = directory.path().join("users.db");
-    let store = open(&file);
-    let uses: Vec<_> = (0..1000).map(|counter| counter_use(1, counter, 1)).collect();
-    store.consume(&uses).await.unwrap();
-    let rows = || {
-        use diesel::prelude::*;
-        diesel::select(diesel::dsl::sql::<diesel::sql_types::BigInt>("(SELECT count(*) FROM counters)"))
-            .get_result::<i64>(&mut stranger(&file))
-            .unwrap()
-    };
-    assert_eq!(rows(), 64, "the window and nothing else");
-    store.consume(&[counter_use(1, 5000, 1)]).await.unwrap();
-    assert_eq!(rows(), 1, "a jump leaves the highest counter alone");
 }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use claviger_protocol::{
-    CONTENT_TYPE, Code, KemId, Secret32, ServiceId, SuiteId,
+    CONTENT_TYPE, Code, KemId, Secret32, ServiceId, Suite, SuiteId,
     management::{
         directory,
         enrol::{self, PendingEnrolment},
@@ -165,7 +165,7 @@ impl Servers {
             Err(Err(code)) => (code, message::Refusal(code).encode()),
             Err(Ok(refused)) => {
                 let code = refused.code();
-                let note = refused.note(suite(SUITES[0]), self.now_ms(), 1).unwrap();
+                let note = refused.note(suite_of(envelope), self.now_ms(), 1).unwrap();
                 (code, if note.is_empty() { message::Refusal(code).encode() } else { note })
             }
         }
@@ -185,17 +185,16 @@ impl Servers {
             Err(Err(code)) => (code, message::Refusal(code).encode()),
             Err(Ok(refused)) => {
                 let code = refused.code();
-                let sealed = refused.directory(suite(SUITES[0]), self.now_ms()).unwrap();
+                let sealed = refused.directory(suite_of(envelope), self.now_ms()).unwrap();
                 (code, if sealed.is_empty() { message::Refusal(code).encode() } else { sealed })
             }
         }
     }
 
     pub(super) fn decrypt(&self, envelope: &[u8], peer: &ServiceId) -> Vec<u8> {
-        let suite_of = |received: &Received<'_>| suite(received.header().suite);
         let outcome = self.with_policy(|policy| {
             let received = login::receive(envelope, policy).and_then(|r| r.from_service(peer)).map_err(Err)?;
-            let suite = suite_of(&received);
+            let suite = suite_of(envelope);
             let fresh = self.admit::<LoginInner>(received)?;
             let allowed = !self.faults.lock().unwrap().denied && !self.seen.lock().unwrap().suspended;
             Ok((suite, fresh.decided(allowed).map_err(Ok)?))
@@ -205,7 +204,7 @@ impl Servers {
             Err(Err(code)) => return login::refuse(code, envelope),
             Err(Ok(refused)) => {
                 self.seen.lock().unwrap().suspended |= refused.is_clone();
-                return refused.answer(suite(SUITES[0]), self.now_ms(), 1).unwrap();
+                return refused.answer(suite_of(envelope), self.now_ms(), 1).unwrap();
             }
         };
         let (rotate_required, private) = {
@@ -296,7 +295,7 @@ impl Servers {
 impl Management {
     fn open(&self, sealed: &[u8]) -> Option<Vec<u8>> {
         let hpke: &dyn Hpke = DH_KEM_X25519_HKDF_SHA256_AES_256;
-        let secret_key = &self.user_id_key.as_ref()?.secret_key;
+        let secret_key = &self.user_id_key.as_ref()?.private_key;
         let share = EncapsulatedSecret(sealed[..32].to_vec());
         let padded = hpke.open(&share, b"IDB1 uid\0example", &[], &sealed[32..], secret_key).ok()?;
         let len = padded.iter().rposition(|byte| *byte != 0)? + 1;
@@ -304,10 +303,16 @@ impl Management {
     }
 }
 
+/// The suite that an envelope names.
+fn suite_of(envelope: &[u8]) -> &'static dyn Suite {
+    suite(SuiteId(u16::from_be_bytes([envelope[8], envelope[9]])))
+}
+
 fn refusal(code: Code) -> http::Response<http_body_util::Full<bytes::Bytes>> {
     response(StatusCode::from_u16(code.http_status()).unwrap(), CONTENT_TYPE, message::Refusal(code).encode())
 }
 
 fn new_pair() -> HpkeKeyPair {
-    DH_KEM_X25519_HKDF_SHA256_AES_256.generate_key_pair().unwrap()
+    let (public_key, private_key) = DH_KEM_X25519_HKDF_SHA256_AES_256.generate_key_pair().unwrap();
+    HpkeKeyPair { public_key, private_key }
 }

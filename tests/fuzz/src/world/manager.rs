@@ -8,7 +8,9 @@ use claviger_protocol::{
     enrolment_code::{EnrolmentCode, EnrolmentId},
     management::{
         directory, enrol,
-        envelope::{Candidate, Clock, Counted, DirectoryInner, Floor, Fresh, Inner, Policy, Received, Refusal, RotateInner},
+        envelope::{
+            Candidate, Clock, Counted, DirectoryInner, Floor, Fresh, Inner, Policy, Received, Refusal, RotateInner,
+        },
         login::{self, Granting},
         rotate,
     },
@@ -169,7 +171,9 @@ impl Manager {
             let suite = suite(header.suite);
             let (fresh, user) = match self.admit::<RotateInner>(received, moment)? {
                 Admitted::Fresh(fresh, user) => (fresh, user),
-                Admitted::Refused(refusal, user) => return Ok(self.refuse_rotation(refusal, bytes, &header, user, moment)),
+                Admitted::Refused(refusal, user) => {
+                    return Ok(self.refuse_rotation(refusal, bytes, &header, user, moment));
+                }
                 Admitted::Crashed => return Ok(None),
             };
             let authorised = match fresh.decided(!self.is_cloned(user)) {
@@ -257,10 +261,8 @@ impl Manager {
             kem_floor: self.floor.1,
             server_time_ms: moment.now,
         };
-        let (e2, offered) =
-            verified.offer(suite, &psk, &details, &moment.random.bytes(), &moment.random.secret())?;
-        let keys =
-            Keys { epoch: 1, unique: offered.unique_key.clone(), management: offered.management_key.clone() };
+        let (e2, offered) = verified.offer(suite, &psk, &details, &moment.random.bytes(), &moment.random.secret())?;
+        let keys = Keys { epoch: 1, unique: offered.unique_key.clone(), management: offered.management_key.clone() };
         keys.enter(moment.ledger);
         self.made += 1;
         let record = Record {
@@ -299,7 +301,10 @@ impl Manager {
         let found = (0..USERS).find(|user| header.uid == Uid::UserId(user_id(*user).as_bytes()));
         let own = found.and_then(|user| {
             let record = self.users[user].credential.as_ref()?;
-            [Some(&record.current), record.pending.as_ref()].into_iter().flatten().find(|keys| keys.epoch == header.epoch)
+            [Some(&record.current), record.pending.as_ref()]
+                .into_iter()
+                .flatten()
+                .find(|keys| keys.epoch == header.epoch)
         });
         let known = own.is_some();
         let keys = own.cloned().unwrap_or_else(Keys::of_nobody);

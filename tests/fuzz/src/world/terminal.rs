@@ -128,8 +128,7 @@ impl Terminal {
     /// Sends E1.
     pub fn enrol(&mut self, code: &EnrolmentCode, suite_id: SuiteId, kem: KemId, moment: &mut Moment<'_>) -> Request {
         let (nonce, seed) = (moment.random.bytes(), moment.random.secret());
-        let (bytes, state) =
-            enrol::start(suite(suite_id), suite_id, &self.realm, code, kem, &nonce, &seed).unwrap();
+        let (bytes, state) = enrol::start(suite(suite_id), suite_id, &self.realm, code, kem, &nonce, &seed).unwrap();
         self.send(Endpoint::Enrol, bytes, Run::Offer { state, suite: suite_id, kem }, moment)
     }
 
@@ -152,8 +151,9 @@ impl Terminal {
         let credential = self.durable.credential.as_ref()?;
         let keys = credential.pending.as_ref().filter(|_| pending).unwrap_or(&credential.current);
         let (suite_id, kem) = weaken.unwrap_or((credential.suite, credential.kem));
+        let id = user_id(self.user);
         let login = login::Login {
-            sender: self.sender(&user_id(self.user), keys, (suite_id, kem), counter, moment),
+            sender: self.sender(&id, keys, (suite_id, kem), counter, moment),
             service: service.1,
             binding: Binding::None,
             scope: Scope::default(),
@@ -246,11 +246,8 @@ impl Terminal {
         if suite_id < offered.details.suite_floor {
             return false;
         }
-        let keys = Keys {
-            epoch: offered.details.epoch,
-            unique: offered.unique_key,
-            management: offered.management_key,
-        };
+        let keys =
+            Keys { epoch: offered.details.epoch, unique: offered.unique_key, management: offered.management_key };
         keys.enter(moment.ledger);
         self.durable.credential = Some(Credential {
             suite: suite_id,
