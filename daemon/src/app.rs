@@ -22,7 +22,7 @@ use crate::{
         self, Management, account,
         http::{ServicesHandler, TerminalsHandler},
     },
-    net::{Handler, NetError, Server, tls::server_config},
+    net::{Handler, NetError, Server, SourceLimit, tls::server_config},
     plugin_host::{HostServices, PluginConfig, PluginHost, PluginHostError, StateSource},
     service::{self, ManagerLink, Relay, Relayed, RemoteManager, ServiceRole, Unavailable},
     state::MemoryState,
@@ -309,7 +309,8 @@ async fn build_management(
 fn management_listeners(section: &ManagementConfig, role: &Arc<Management>) -> Result<Vec<Listener>, Error> {
     let terminals = &section.terminals;
     let tls = server_config(&terminals.certificate, &terminals.private_key, None)?;
-    let handler = Arc::new(TerminalsHandler(role.clone()));
+    let limit = SourceLimit::new(section.limits.per_source_per_second, section.limits.per_source_burst);
+    let handler = Arc::new(TerminalsHandler::new(role.clone(), limit));
     let mut listeners = vec![Listener::bind("management.terminals", terminals.listen, Some(tls), handler)?];
     if let Some(services) = &section.services {
         let tls = server_config(&services.certificate, &services.private_key, Some(&services.client_ca))?;

@@ -96,6 +96,9 @@ pub struct CounterUse {
     pub counter: u64,
     /// The envelope's nonce.
     pub nonce: [u8; 32],
+    /// When the envelope says it was made, in milliseconds since 1970. Where
+    /// that lies ahead, [`COUNTER_RETENTION`] counts from there.
+    pub time_ms: u64,
 }
 
 /// How far behind the highest counter of its credential and epoch a use without
@@ -103,8 +106,9 @@ pub struct CounterUse {
 /// While `max` is at most this, the window reaches to the beginning.
 pub const COUNTER_WINDOW: u64 = 64;
 
-/// How long a row must be kept after it was recorded, by the host's clock and
-/// across restarts. Only a row that is both older than this and at or below the
+/// How long a row must be kept after it was recorded, or after
+/// [`CounterUse::time_ms`] where that is later, by the host's clock and across
+/// restarts. Only a row that is both older than this and at or below the
 /// window may be pruned.
 ///
 /// The clock window is at most an hour either way, so an envelope that is

@@ -153,6 +153,8 @@ fn management(table: &mut Table<'_>, plugins: &[&str]) -> Option<ManagementConfi
     });
     let limits = table.section("limits", |table| ManagementLimits {
         per_service_per_second: table.or("per_service_per_second", 10_000, integer(1..=10_000_000)),
+        per_source_per_second: table.or("per_source_per_second", 50, integer(1..=10_000_000)),
+        per_source_burst: table.or("per_source_burst", 100, integer(1..=10_000_000)),
     });
     Some(ManagementConfig {
         store: store?,

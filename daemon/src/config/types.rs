@@ -168,6 +168,10 @@ pub struct ServicesListener {
 pub struct ManagementLimits {
     /// Decryption requests a second of each service, at least 1.
     pub per_service_per_second: u32,
+    /// Requests of terminals a second from each source address, at least 1.
+    pub per_source_per_second: u32,
+    /// How many of them may come at once, at least 1.
+    pub per_source_burst: u32,
 }
 
 /// `[service]`

@@ -164,7 +164,7 @@ impl Gate {
         mut sender: Sender<'g>,
     ) -> Result<Admitted<'g, I>, Rejected<'g>> {
         let (epoch, counter, nonce) = allowed.counter();
-        let used = CounterUse { credential: sender.credential.id, epoch, counter, nonce };
+        let used = CounterUse { credential: sender.credential.id, epoch, counter, nonce, time_ms: allowed.time_ms() };
         let verdict = self.counters.call(used).await.map_err(|error| away("counter", &error))?;
         let clock = ProtocolClock {
             now_ms: sender.now_ms,

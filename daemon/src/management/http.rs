@@ -13,22 +13,38 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 
 use super::{Management, account, enrolment::Answer, reply_processor::NotRegistered};
-use crate::net::{Body, BodyError, Handler, Peer, body::with_type, full, read_body, text, tls::peer_uri_sans};
+use crate::net::{
+    Body, BodyError, Handler, Peer, SourceLimit, body::with_type, full, read_body, text, tls::peer_uri_sans,
+};
 
 /// Serves terminals: enrolment, rotation, their directory.
-pub struct TerminalsHandler(pub Arc<Management>);
+pub struct TerminalsHandler {
+    management: Arc<Management>,
+    limit: SourceLimit,
+}
+
+impl TerminalsHandler {
+    /// Serves `management`, each source within its limit.
+    pub fn new(management: Arc<Management>, limit: SourceLimit) -> Self {
+        Self { management, limit }
+    }
+}
 
 /// Serves services over mutual TLS: decryption, and what they relay for terminals.
 pub struct ServicesHandler(pub Arc<Management>);
 
 #[async_trait]
 impl Handler for TerminalsHandler {
-    async fn handle(&self, request: Request<Incoming>, _: Peer) -> Response<Body> {
+    async fn handle(&self, request: Request<Incoming>, peer: Peer) -> Response<Body> {
+        if !self.limit.allows(peer.address.ip()) {
+            metrics::counter!("claviger_terminals_limited_total").increment(1);
+            return respond(Code::RateLimited, Refusal(Code::RateLimited).encode());
+        }
         match request.uri().path() {
-            "/idb/v1/enrol" => enrol(&self.0, request).await,
-            "/idb/v1/rotate" => account(&self.0, account::Request::Rotate, request).await,
-            "/idb/v1/directory" => account(&self.0, account::Request::Directory, request).await,
-            "/idb/v1/realm" => realm(&self.0, &request),
+            "/idb/v1/enrol" => enrol(&self.management, request).await,
+            "/idb/v1/rotate" => account(&self.management, account::Request::Rotate, request).await,
+            "/idb/v1/directory" => account(&self.management, account::Request::Directory, request).await,
+            "/idb/v1/realm" => realm(&self.management, &request),
             _ => text(
                 StatusCode::NOT_FOUND,
                 "there is nothing here; terminals use /idb/v1/enrol, rotate, directory and realm\n",

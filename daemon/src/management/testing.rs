@@ -156,7 +156,7 @@ pub(super) async fn management(store: Arc<MemoryStore>) -> Arc<Management> {
             url: Some("https://manager.example".parse().unwrap()),
         },
         services: None,
-        limits: ManagementLimits { per_service_per_second: 1000 },
+        limits: ManagementLimits { per_service_per_second: 1000, per_source_per_second: 1000, per_source_burst: 1000 },
     };
     let offered = suites();
     let find = |id| offered.iter().find(|suite| suite.info().id == id).cloned();

@@ -3,11 +3,13 @@
 //! - [`tls`]: TLS 1.3 configurations of servers and clients, and what a certificate says about its owner.
 //! - [`serve`]: one listener with HTTP/1.1 and HTTP/2, time limits and a graceful drain.
 //! - [`client`]: a pooled HTTPS client.
+//! - [`source_limit`]: how often one source may ask.
 //! - [`body`]: the body type of all answers, and reading a bounded request body.
 
 pub mod body;
 pub mod client;
 pub mod serve;
+pub mod source_limit;
 pub mod tls;
 
 #[cfg(test)]
@@ -17,6 +19,7 @@ mod tests;
 
 pub use body::{Body, BodyError, BoxError, empty, full, read_body, text};
 pub use serve::{Handler, Peer, Server};
+pub use source_limit::SourceLimit;
 
 use std::{io, net::SocketAddr, path::PathBuf};
 

@@ -6,7 +6,6 @@
 //! - `verify`: from a presented key to a session.
 //! - `proxy`: the reverse proxy.
 //! - `remote_manager`: the management server in another process ([`RemoteManager`]).
-//! - `source_limit`, `user_limit`: how often one source, and one user, may ask.
 //! - `instruments`: its metrics.
 //!
 //! The role never sees a unique key or a management authentication key, and
@@ -22,7 +21,6 @@ mod reachability;
 mod relay;
 mod remote_manager;
 mod sign_on;
-mod source_limit;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -40,8 +38,7 @@ use claviger_protocol::{KemId, Realm, ServiceId};
 use hyper::body::Incoming;
 
 use self::{
-    challenge::Challenges, proxy::Proxy, relay::Relays, sign_on::SignOn, source_limit::SourceLimit,
-    user_limit::UserLimit, verify::Verifier,
+    challenge::Challenges, proxy::Proxy, relay::Relays, sign_on::SignOn, user_limit::UserLimit, verify::Verifier,
 };
 pub use self::{
     relay::{Relay, Relayed},
@@ -49,7 +46,7 @@ pub use self::{
 };
 use crate::{
     config::types::ServiceConfig,
-    net::{Body, Handler, Peer},
+    net::{Body, Handler, Peer, SourceLimit},
     suites::{SuiteMissing, Suites},
 };
 

@@ -15,10 +15,11 @@ use claviger_protocol::{
 use tracing::{debug, warn};
 use zeroize::Zeroizing;
 
-use super::{ManagerLink, challenge::Challenges, source_limit::SourceLimit, user_limit::UserLimit};
+use super::{ManagerLink, challenge::Challenges, user_limit::UserLimit};
 use crate::{
     config::types::Binding as Demanded,
     net::Peer,
+    net::SourceLimit,
     suites::{PluginSuite, Suites},
 };
 

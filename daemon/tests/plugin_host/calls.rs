@@ -147,7 +147,7 @@ async fn make(host: &PluginHost, plugin: &str, kind: &str, call: &str) -> Result
         "user_store" => {
             let store = host.user_store(plugin).unwrap();
             let put = Put { key: format!("k{call}"), expected: 0, value: vec![1], terms: vec![] };
-            let counter = CounterUse { credential: [0; 16], epoch: 1, counter: 3, nonce: [0; 32] };
+            let counter = CounterUse { credential: [0; 16], epoch: 1, counter: 3, nonce: [0; 32], time_ms: 0 };
             match call {
                 "get" => store.get(&["a".into()]).await.map(drop),
                 "put" => store.put(put).await.map(drop),

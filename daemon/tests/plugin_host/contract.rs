@@ -34,7 +34,8 @@ async fn records_cross_unchanged() {
 
     assert_eq!(store.delete("a", 1).await, Ok(Written::Conflict(2)));
     assert_eq!(store.delete("a", 2).await, Ok(Written::Done(0)));
-    let uses = [7, 0, 1, 2].map(|counter| CounterUse { credential: [1; 16], epoch: 9, counter, nonce: [3; 32] });
+    let uses =
+        [7, 0, 1, 2].map(|counter| CounterUse { credential: [1; 16], epoch: 9, counter, nonce: [3; 32], time_ms: 0 });
     let verdicts = [Verdict::Fresh, Verdict::TooOld, Verdict::SameNonce, Verdict::OtherNonce];
     assert_eq!(store.consume(&uses).await, Ok(verdicts.to_vec()));
     assert_eq!(store.forget_counters([1; 16]).await, Ok(()));
@@ -154,7 +155,7 @@ async fn lie(store: Arc<dyn UserStore>, call: &str) -> Result<(), PluginError> {
         "delete" => store.delete("a", 1).await.map(drop),
         "scan" => store.scan(Scan { term: "user".into(), after: None, limit: 1 }).await.map(drop),
         _ => {
-            let counter = CounterUse { credential: [0; 16], epoch: 1, counter: 3, nonce: [0; 32] };
+            let counter = CounterUse { credential: [0; 16], epoch: 1, counter: 3, nonce: [0; 32], time_ms: 0 };
             store.consume(&[counter]).await.map(drop)
         }
     }

@@ -77,6 +77,7 @@ pub struct CounterUseParts {
     epoch: u32,
     counter: u64,
     nonce: [u8; 32],
+    time_ms: u64,
 }
 
 /// A [`Verdict`].
@@ -219,15 +220,15 @@ impl From<PageParts> for Page {
 
 impl From<&CounterUse> for CounterUseParts {
     fn from(counter_use: &CounterUse) -> Self {
-        let CounterUse { credential, epoch, counter, nonce } = *counter_use;
-        Self { credential, epoch, counter, nonce }
+        let CounterUse { credential, epoch, counter, nonce, time_ms } = *counter_use;
+        Self { credential, epoch, counter, nonce, time_ms }
     }
 }
 
 impl From<&CounterUseParts> for CounterUse {
     fn from(parts: &CounterUseParts) -> Self {
-        let CounterUseParts { credential, epoch, counter, nonce } = *parts;
-        Self { credential, epoch, counter, nonce }
+        let CounterUseParts { credential, epoch, counter, nonce, time_ms } = *parts;
+        Self { credential, epoch, counter, nonce, time_ms }
     }
 }
 

@@ -19,7 +19,7 @@ pub(super) async fn suite<F: Future<Output = Arc<dyn UserStore>>>(make: &impl Fn
 }
 
 fn one(credential: u8, epoch: u32, counter: u64, nonce: u8) -> CounterUse {
-    CounterUse { credential: [credential; 16], epoch, counter, nonce: [nonce; 32] }
+    CounterUse { credential: [credential; 16], epoch, counter, nonce: [nonce; 32], time_ms: 0 }
 }
 
 async fn consume(store: &Arc<dyn UserStore>, uses: &[CounterUse]) -> Vec<Verdict> {

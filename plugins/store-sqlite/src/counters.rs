@@ -100,7 +100,8 @@ fn insert(connection: &mut SqliteConnection, one: &CounterUse, now: i64) -> Resu
             counters::epoch.eq(i64::from(one.epoch)),
             counters::counter.eq(to_stored(one.counter)),
             counters::nonce.eq(&one.nonce[..]),
-            counters::recorded.eq(now),
+            // One that is post-dated comes into time later, and is kept from then on.
+            counters::recorded.eq(now.max(i64::try_from(one.time_ms / 1000).unwrap_or(i64::MAX))),
         ))
         .execute(connection)?;
     Ok(())

@@ -219,7 +219,7 @@ pub enum Counted {
     SameNonce,
     /// Seen before with another nonce.
     OtherNonce,
-    /// Too far behind the highest counter.
+    /// Not seen, and too far behind the highest counter.
     TooOld,
 }
 
@@ -245,6 +245,11 @@ impl<I: Inner> Allowed<I> {
     /// The counter and nonce for step 9, which the store must judge and make durable.
     pub fn counter(&self) -> (u32, u64, [u8; 32]) {
         (self.0.run.epoch, self.0.inner.counter(), self.0.run.nonce)
+    }
+
+    /// When the envelope says it was made, in milliseconds since 1970.
+    pub fn time_ms(&self) -> u64 {
+        self.0.run.time_ms
     }
 
     /// Steps 9 and 10: the store's verdict, then the clock, so that a

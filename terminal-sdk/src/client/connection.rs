@@ -43,10 +43,8 @@ impl Connection {
     /// Sends the message over this very connection, and collects the answer.
     /// Bounded in time and size as [`super::Transport::exchange`].
     pub async fn exchange(mut self, request: core::Request) -> Result<core::Response> {
-        let mut builder = Request::builder()
-            .method(request.method)
-            .uri(request.path)
-            .header(header::HOST, self.origin.authority());
+        let mut builder =
+            Request::builder().method(request.method).uri(request.path).header(header::HOST, self.origin.authority());
         if let Some(content_type) = request.content_type {
             builder = builder.header(header::CONTENT_TYPE, content_type);
         }

@@ -241,8 +241,7 @@ mod tests {
             {"service": "mail.example", "origins": ["https://mail.example"], "name": "mail.example"}
         ]"#;
         let rows = list(json).unwrap();
-        let rows: Vec<_> =
-            rows.iter().map(|row| (row.id.as_str(), row.origin.as_str(), row.name.as_deref())).collect();
+        let rows: Vec<_> = rows.iter().map(|row| (row.id.as_str(), row.origin.as_str(), row.name.as_deref())).collect();
         assert_eq!(
             rows,
             [

@@ -33,7 +33,9 @@ pub fn receive(response: &Response, realm: &Realm, server: &str) -> Result<Realm
     }
     let document: Document = serde_json::from_slice(&response.body).map_err(|_| strange())?;
     if document.realm != realm.as_str() {
-        return Err(Error::Invalid(format!("{server} does not serve the realm {realm}; check `--server` and `--realm`")));
+        return Err(Error::Invalid(format!(
+            "{server} does not serve the realm {realm}; check `--server` and `--realm`"
+        )));
     }
     let user_id_key = match (document.private_user_ids, document.hpke_public_key) {
         (false, _) => None,

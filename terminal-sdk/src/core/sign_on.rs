@@ -176,10 +176,7 @@ impl AwaitReply {
             Ok(SignedOn { grant, note }) => {
                 let (rotate_required, is_behind) = (note.flags.rotate_required, identity.is_behind);
                 let granted = Granted { grant, rotate_required, epoch: identity.epoch, is_behind };
-                Judged {
-                    learnt: Attempts::accepted(identity, Some(&note)),
-                    next: Ok(Next::Granted(Box::new(granted))),
-                }
+                Judged { learnt: Attempts::accepted(identity, Some(&note)), next: Ok(Next::Granted(Box::new(granted))) }
             }
             Err(Refused::Advisory(Code::BindMismatch)) if run.strengthen() => {
                 Judged::plain(Ok(Next::Again(run.step())))

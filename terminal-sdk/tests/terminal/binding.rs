@@ -76,11 +76,8 @@ async fn an_envelope_is_worth_nothing_on_another_connection() {
         let step = SignOn::start("shop.example".parse().unwrap(), Scope::default(), Bind::TlsExporter);
         let Step::Connection(need) = step else { panic!("another step") };
         let (credential, counter) = file.take_counter().unwrap();
-        let random = LoginRandom {
-            nonce: random(),
-            session_password: Secret32::new(random()),
-            kem: Secret32::new(random()),
-        };
+        let random =
+            LoginRandom { nonce: random(), session_password: Secret32::new(random()), kem: Secret32::new(random()) };
         let now_ms = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64;
         let ready = need.connected(one.exporter());
         let (request, awaited) = ready.seal(&credential, Fresh { counter, now_ms, random }).unwrap();

@@ -55,7 +55,10 @@ async fn each_refresh_replaces_what_came_before_and_leaves_what_the_user_added()
         ]
     );
     // The user contradicts; the directory changes.
-    terminal.add_service(Service::new("c.example".parse().unwrap(), "https://b.example".parse().unwrap())).await.unwrap();
+    terminal
+        .add_service(Service::new("c.example".parse().unwrap(), "https://b.example".parse().unwrap()))
+        .await
+        .unwrap();
     list(&world, &[("b.example", &["https://b.example", "https://b2.example"])]);
     terminal.refresh_directory().await.unwrap();
     assert_eq!(
@@ -82,7 +85,6 @@ async fn a_directory_that_nobody_sealed_or_that_is_refused_changes_nothing() {
     let before = fs::read(world.path()).unwrap();
     for code in [Code::Unsupported, Code::Denied, Code::AuthFailed, Code::RateLimited] {
         world.mishaps(Message::Directory, &[Mishap::Forge(code)]);
-        // With one envelope forged, another may get through: not for these codes.
         let outcome = terminal.refresh_directory().await;
         assert!(matches!(outcome, Err(Error::Refused { code: given, .. }) if given == code), "{code}: {outcome:?}");
     }
@@ -90,11 +92,11 @@ async fn a_directory_that_nobody_sealed_or_that_is_refused_changes_nothing() {
     let outcome = terminal.refresh_directory().await;
     assert!(matches!(outcome, Err(Error::Denied { code: Code::Denied })), "{outcome:?}");
     assert_eq!(fs::read(world.path()).unwrap(), before);
-    // An old answer is none to a new envelope.
+    // An old answer is none to a new envelope, which a service passes on.
     world.faults(|faults| faults.denied = false);
     world.mishaps(Message::Directory, &[Mishap::LateAnswer]);
     let outcome = terminal.refresh_directory().await;
-    assert!(matches!(outcome, Err(Error::Unreachable { .. })), "{outcome:?}");
+    assert!(matches!(outcome, Err(Error::InvalidReply(_))), "{outcome:?}");
 }
 
 #[tokio::test]

@@ -377,9 +377,7 @@ impl Servers {
                 self.seen(|seen| seen.late_answers.insert(message, answer));
                 return None;
             }
-            Some(Mishap::Forge(code)) if message == Message::SignOn => {
-                (code, service::refusal(code, &random(), &[]))
-            }
+            Some(Mishap::Forge(code)) if message == Message::SignOn => (code, service::refusal(code, &random(), &[])),
             Some(Mishap::Forge(code)) => (code, claviger_protocol::message::Refusal(code).encode()),
             Some(hang @ (Mishap::HangBefore | Mishap::HangAfter)) => {
                 if hang == Mishap::HangAfter {

@@ -45,5 +45,5 @@ fn put(key: &str, expected: u64, value: &[u8]) -> Put {
 }
 
 fn counter_use(credential: u8, counter: u64, nonce: u8) -> CounterUse {
-    CounterUse { credential: [credential; 16], epoch: 1, counter, nonce: [nonce; 32] }
+    CounterUse { credential: [credential; 16], epoch: 1, counter, nonce: [nonce; 32], time_ms: 0 }
 }

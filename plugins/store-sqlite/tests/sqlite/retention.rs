@@ -57,6 +57,23 @@ async fn a_resend_behind_the_window_is_judged_by_its_row() {
 }
 
 #[tokio::test]
+async fn a_post_dated_use_is_kept_until_it_has_been_in_time() {
+    let directory = tempdir().unwrap();
+    let clock = StoppedClock::new();
+    let store = open_at(&directory.path().join("users.db"), &clock);
+    let ahead = clock.now() + 5 * 3600 * SECOND;
+    let time_ms = ahead.duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64;
+    let post_dated = CounterUse { time_ms, ..counter_use(1, 5, 1) };
+    assert_eq!(store.consume(&[post_dated]).await.unwrap(), [Fresh]);
+    for (hours, verdict) in [(3, SameNonce), (2, SameNonce), (2, SameNonce), (1, TooOld)] {
+        clock.pass(hours * 3600 * SECOND);
+        let newer = 1000 * u64::from(hours) + clock.now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        all_are(&store, newer..newer + 200, Fresh).await;
+        assert_eq!(store.consume(&[post_dated]).await.unwrap(), [verdict], "{hours} hours later");
+    }
+}
+
+#[tokio::test]
 async fn rows_are_pruned_when_they_are_old_and_behind_the_window() {
     let directory = tempdir().unwrap();
     let file = directory.path().join("users.db");

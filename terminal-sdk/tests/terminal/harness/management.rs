@@ -154,9 +154,8 @@ impl Servers {
             let authorised = fresh.decided(!self.faults.lock().unwrap().denied).map_err(Ok)?;
             let mut management = self.management.lock().unwrap();
             let active = management.active.as_mut().unwrap();
-            let (note, keys) = authorised
-                .rotate(suite, &Secret32::new(random()), self.now_ms(), active.epoch + 1)
-                .map_err(Err)?;
+            let (note, keys) =
+                authorised.rotate(suite, &Secret32::new(random()), self.now_ms(), active.epoch + 1).map_err(Err)?;
             active.next = Some((keys.unique_key, keys.management_key));
             Ok(note)
         });

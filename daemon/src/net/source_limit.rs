@@ -10,7 +10,7 @@ use std::{
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
 /// A token bucket for each source address; IPv6 sources count by their /64.
-pub(super) struct SourceLimit {
+pub struct SourceLimit {
     buckets: DefaultKeyedRateLimiter<IpAddr>,
     start: Instant,
     /// Seconds after `start` of the last sweep.
@@ -19,14 +19,14 @@ pub(super) struct SourceLimit {
 
 impl SourceLimit {
     /// `per_second` steadily and `burst` at once; zero counts as one.
-    pub(super) fn new(per_second: u32, burst: u32) -> Self {
+    pub fn new(per_second: u32, burst: u32) -> Self {
         let nonzero = |n| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN);
         let quota = Quota::per_second(nonzero(per_second)).allow_burst(nonzero(burst));
         Self { buckets: RateLimiter::keyed(quota), start: Instant::now(), swept: AtomicU64::new(0) }
     }
 
     /// Counts one request; `false` when it is one too many.
-    pub(super) fn allows(&self, source: IpAddr) -> bool {
+    pub fn allows(&self, source: IpAddr) -> bool {
         self.sweep();
         self.buckets.check_key(&bucket(source)).is_ok()
     }

@@ -1,0 +1,240 @@
+//! A management role as a daemon runs it, with users, and the envelopes to
+//! measure it with.
+
+use std::{
+    fs,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use claviger_daemon::{
+    clock, config,
+    management::{
+        Management,
+        enrolment::Answer,
+        model::{NewUser, Service},
+    },
+    pki::{self, Request, Subject},
+    plugin_host::{HostServices, PluginConfig, PluginHost},
+    suites::Suites,
+};
+use claviger_protocol::{
+    KemId, Realm, Secret32, ServiceId, SuiteId,
+    aws_lc::AwsLc,
+    enrolment_code::EnrolmentCode,
+    message::{Binding, Scope, Uid},
+    terminal::{
+        enrol::{self, Offered},
+        login::{self, Login, LoginRandom, Sender},
+    },
+};
+
+/// What is wrong with an envelope.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Nobody has its user id.
+    UnknownUser,
+    /// It was sealed under another unique key.
+    UniqueKey,
+    /// The management authentication key in it is wrong in one bit.
+    ManagementKey,
+    /// It ends too early: refused before anything is looked up.
+    Malformed,
+}
+
+/// The role, and what makes envelopes for it.
+pub struct World {
+    /// The role.
+    pub management: Arc<Management>,
+    /// The registered service.
+    pub service: ServiceId,
+    realm: Realm,
+    suites: Suites,
+    users: Vec<(String, Offered)>,
+    /// Keeps the plugins' libraries and threads.
+    _plugins: PluginHost,
+}
+
+impl World {
+    /// Starts the role in a directory, with the plugins of a build, and enrols its users.
+    pub async fn start(directory: &Path, plugins: &Path) -> Result<Self, String> {
+        let config = configure(directory, plugins)?;
+        let realm: Realm = config.realm.parse()?;
+        let section = config.management.as_ref().ok_or("no management role")?;
+        let loaded: Vec<_> = config.plugins.iter().map(plugin_config).collect();
+        let host = PluginHost::load(&loaded, HostServices::default()).await.map_err(|error| error.to_string())?;
+        let suites = Suites::new(&section.suites, |id| host.suite(id)).map_err(|error| error.to_string())?;
+        let store = host.user_store(&section.store).ok_or("the plugin has no user store")?;
+        let management = Management::start(realm.clone(), section, suites.clone(), store, clock::system())
+            .await
+            .map_err(|error| error.to_string())?;
+        let service: ServiceId = "shop.example".parse()?;
+        let registered = Service {
+            id: service.as_str().to_owned(),
+            origins: Vec::new(),
+            release: ATTRIBUTES.map(str::to_owned).to_vec(),
+            allow_groups: Vec::new(),
+            key_pin: None,
+        };
+        management.add_service(registered).await.map_err(|error| error.to_string())?;
+        let mut world = Self { management, service, realm, suites, users: Vec::new(), _plugins: host };
+        for number in 0..USERS {
+            let id = user_id(number * 2);
+            let offered = world.enrol(&id).await?;
+            world.users.push((id, offered));
+        }
+        Ok(world)
+    }
+
+    /// An envelope, new in everything that is random. `number` chooses the user.
+    pub fn envelope(&self, fault: Fault, number: usize) -> Result<Vec<u8>, String> {
+        let (id, offered) = &self.users[number % self.users.len()];
+        let nobody = user_id(number % self.users.len() * 2 + 1);
+        let mut unique = *offered.unique_key.expose();
+        let mut management = *offered.management_key.expose();
+        let mut user_id = id.as_str();
+        match fault {
+            Fault::UnknownUser => user_id = &nobody,
+            Fault::UniqueKey => unique = self.random()?,
+            Fault::ManagementKey => management[number % 32] ^= 1 << (number / 32 % 8),
+            Fault::Malformed => {}
+        }
+        let (unique, management) = (Secret32::new(unique), Secret32::new(management));
+        let sender = Sender {
+            realm: &self.realm,
+            user_id: user_id.as_bytes(),
+            uid: Uid::UserId(user_id.as_bytes()),
+            epoch: offered.details.epoch,
+            unique_key: &unique,
+            management_key: &management,
+            suite: SUITE,
+            kem: KemId::X25519,
+            counter: number as u64 + 1,
+            time_ms: clock::millis(SystemTime::now()),
+        };
+        let login = Login {
+            sender,
+            service: &self.service,
+            binding: Binding::None,
+            scope: Scope::new(ATTRIBUTES).map_err(|error| error.to_string())?,
+        };
+        let random = LoginRandom {
+            nonce: self.random()?,
+            session_password: Secret32::new(self.random()?),
+            kem: Secret32::new(self.random()?),
+        };
+        let suite = AwsLc::suite(SUITE).ok_or("no suite")?;
+        let (mut envelope, _) = login::start(suite, login, random).map_err(|error| error.to_string())?;
+        if fault == Fault::Malformed {
+            envelope.pop();
+        }
+        Ok(envelope)
+    }
+
+    fn random<const N: usize>(&self) -> Result<[u8; N], String> {
+        self.suites.random_array().map_err(|error| error.to_string())
+    }
+
+    /// Adds a user and enrols it, as its terminal and an administrator do.
+    async fn enrol(&self, id: &str) -> Result<Offered, String> {
+        let user = NewUser {
+            id: id.to_owned(),
+            name: Some(format!("The user {id}")),
+            email: Some(format!("{id}@example.org")),
+            groups: vec!["staff".into(), "sales".into()],
+        };
+        self.management.add_user(user).await.map_err(|error| error.to_string())?;
+        let made = self.management.enrolment_code(id, DAY).await.map_err(|error| error.to_string())?;
+        let code = EnrolmentCode::parse(&made.code).map_err(|error| error.to_string())?;
+        let suite = AwsLc::suite(SUITE).ok_or("no suite")?;
+        let (nonce, random) = (self.random()?, Secret32::new(self.random()?));
+        let (e1, awaited) = enrol::start(suite, SUITE, &self.realm, &code, KemId::X25519, &nonce, &random)
+            .map_err(|error| error.to_string())?;
+        let e2 = self.exchange(&e1).await?;
+        let (offered, done) = awaited.receive(suite, &e2).map_err(|error| error.to_string())?;
+        let e4 = self.exchange(&offered.confirm).await?;
+        done.receive(&e4).map_err(|error| error.to_string())?;
+        Ok(offered)
+    }
+
+    async fn exchange(&self, message: &[u8]) -> Result<Vec<u8>, String> {
+        match self.management.enrolment().handle(message).await {
+            Ok(Answer::Message(answer)) => Ok(answer),
+            Ok(Answer::Held) => Err("the enrolment is held".into()),
+            Err(code) => Err(format!("enrolment: {code}")),
+        }
+    }
+}
+
+/// Authority, keys and configuration, made and read as for any daemon.
+fn configure(directory: &Path, plugins: &Path) -> Result<config::Config, String> {
+    let failed = |error: &dyn std::fmt::Display| error.to_string();
+    let (authority, now) = (directory.join("pki"), time::OffsetDateTime::now_utc());
+    pki::authority::init(&authority, "example", now).map_err(|error| failed(&error))?;
+    let request = Request {
+        subject: Subject::Server("terminals".into()),
+        dns: vec!["localhost".into()],
+        ip: Vec::new(),
+        days: 1,
+        force: false,
+    };
+    pki::authority::issue(&authority, &request, now).map_err(|error| failed(&error))?;
+    pki::keys::init(&directory.join("kek.key")).map_err(|error| failed(&error))?;
+    let plugins = fs::canonicalize(plugins).map_err(|error| format!("{}: {error}", plugins.display()))?;
+    let text = format!(
+        r#"roles = ["management"]
+realm = "example"
+
+[[plugin]]
+name = "cipher-aws-lc"
+path = "{plugins}/libclaviger_cipher_aws_lc.so"
+
+[[plugin]]
+name = "store-sqlite"
+path = "{plugins}/libclaviger_store_sqlite.so"
+[plugin.config]
+path = "{directory}/users.db"
+synchronous = "normal"
+
+[management]
+store = "store-sqlite"
+key_encryption_key = "kek.key"
+[management.terminals]
+listen = "127.0.0.1:8443"
+certificate = "pki/terminals.pem"
+private_key = "pki/terminals.key"
+[management.limits]
+per_service_per_second = 1000000
+"#,
+        plugins = plugins.display(),
+        directory = directory.display(),
+    );
+    let file = directory.join("clavigerd.toml");
+    fs::write(&file, text).map_err(|error| failed(&error))?;
+    config::load_with(&file, []).map_err(|error| error.render(false))
+}
+
+fn plugin_config(plugin: &config::PluginConfig) -> PluginConfig {
+    PluginConfig {
+        name: plugin.name.clone(),
+        path: plugin.path.clone(),
+        sha256: plugin.sha256,
+        required: plugin.required,
+        deadline: plugin.deadline,
+        configuration: plugin.config.clone(),
+    }
+}
+
+/// Known users have even numbers, unknown ones the odd numbers between them:
+/// all ids are of one length, and lie among each other in the store.
+fn user_id(number: usize) -> String {
+    format!("user-{number:04}")
+}
+
+/// Enrolled users.
+const USERS: usize = 64;
+const SUITE: SuiteId = SuiteId::AES_256_GCM_SHA256;
+/// What is consented to and released.
+const ATTRIBUTES: [&str; 2] = ["user", "groups"];
+const DAY: Duration = Duration::from_secs(86_400);
