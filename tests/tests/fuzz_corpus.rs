@@ -25,6 +25,9 @@ fn the_corpus_holds_every_property() {
     }
 }
 
+/// An operation and what it is done to.
+type Step = (u8, u8);
+
 /// Operations of the programme of a run, by their numbers in `world`.
 const CODE: u8 = 1;
 const ENROL: u8 = 2;
@@ -41,9 +44,9 @@ const BEFORE_ANSWER: u8 = 2;
 /// The lowest suite floor and the KEM floor X25519; user 0 has the lowest
 /// suite, and no clock is wrong.
 const WORLD: [u8; 8] = [0, 1, 0, 0, 0, 0, 0, 0];
-const ENROLLED: [(u8, u8); 3] = [(CODE, 0), (ENROL, 0), (SETTLE, 0)];
+const ENROLLED: [Step; 3] = [(CODE, 0), (ENROL, 0), (SETTLE, 0)];
 
-fn programme(steps: &[(u8, u8)]) -> Vec<u8> {
+fn programme(steps: &[Step]) -> Vec<u8> {
     let steps = ENROLLED.iter().chain(steps).flat_map(|(operation, on)| [*operation, *on]);
     WORLD.into_iter().chain(steps).collect()
 }
@@ -51,7 +54,7 @@ fn programme(steps: &[(u8, u8)]) -> Vec<u8> {
 #[test]
 fn each_broken_rule_violates_a_property() {
     let all = Rules::ALL;
-    let cases: [(&str, Rules, &[(u8, u8)]); 5] = [
+    let cases: [(&str, Rules, &[Step]); 5] = [
         ("a service asks for another's", Rules { service_check: false, ..all }, &[(LOGIN, 0), (HAND_IN, 0)]),
         (
             "counters are lost",

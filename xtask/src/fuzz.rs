@@ -26,7 +26,7 @@ use crate::{
 /// What `cargo xtask fuzz` was asked for.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Fuzz {
-    /// Only this target; `list` names them
+    /// Only this target [default: all of them]
     target: Option<String>,
     /// How long each target runs
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
@@ -43,15 +43,10 @@ pub(crate) fn run(fuzz: &Fuzz) -> Result<()> {
     let names = targets()?;
     let chosen: Vec<&str> = match fuzz.target.as_deref() {
         None => names.iter().map(String::as_str).collect(),
-        Some("list") => {
-            names.iter().for_each(|name| println!("{name}"));
-            return Ok(());
-        }
         Some(target) if names.iter().any(|name| name == target) => vec![target],
-        Some(other) => {
-            return Err(format!("there is no fuzz target `{other}`; expected one of {}", names.join(", ")).into());
-        }
+        Some(other) => return Err(format!("there is no fuzz target `{other}`; expected one of {}", names.join(", "))),
     };
+    println!("targets: {}", chosen.join(", "));
     packages::ensure(BUILD)?;
     packages::ensure(CPP)?;
     build()?;
@@ -61,8 +56,7 @@ pub(crate) fn run(fuzz: &Fuzz) -> Result<()> {
     let jobs = fuzz.jobs.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
     // One target alone has all processes; they share what they find.
     let copies = if chosen.len() == 1 { jobs } else { 1 };
-    let waiting: VecDeque<_> =
-        chosen.iter().flat_map(|target| (0..copies).map(move |copy| (*target, copy))).collect();
+    let waiting: VecDeque<_> = chosen.iter().flat_map(|target| (0..copies).map(move |copy| (*target, copy))).collect();
     let runs = waiting.len();
     let failed = run_all(waiting, jobs, fuzz.seconds)?;
     println!("\n{} passed, {failed} failed", runs - failed);
@@ -111,7 +105,7 @@ fn program(target: &str) -> Result<PathBuf> {
     entries
         .filter_map(|entry| built(entry.ok()?.path()))
         .next()
-        .ok_or_else(|| format!("{} has no program `{target}`", builds.display()).into())
+        .ok_or_else(|| format!("{} has no program `{target}`", builds.display()))
 }
 
 /// Runs each, so many at a time. How many failed.
@@ -203,8 +197,7 @@ impl Drop for Running<'_> {
 /// A target's program, without output but for its log.
 fn libfuzzer(target: &str) -> Result<Command> {
     let mut command = Command::new(program(target)?);
-    // Programmes and vectors are longer than the least entry of a corpus.
-    command.args(["-timeout=10", "-rss_limit_mb=2048", "-max_len=4096", "-print_final_stats=0", "-verbosity=1"]);
+    command.args(["-timeout=10", "-rss_limit_mb=2048"]);
     command.current_dir(directory()).stdin(Stdio::null()).stdout(Stdio::null());
     Ok(command)
 }
@@ -222,7 +215,7 @@ fn minimise(target: &str) -> Result<()> {
     let status = command.status().map_err(|error| format!("{target}: {error}"))?;
     let entries = files(&least)?;
     if !status.success() || entries.is_empty() {
-        return Err(format!("{target}: the corpus could not be merged; run the target to see what it fails at").into());
+        return Err(format!("{target}: the corpus could not be merged; run the target to see what it fails at"));
     }
     let failed = |error: io::Error| format!("{}: {error}", committed.display());
     for old in files(&committed)? {

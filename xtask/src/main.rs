@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod cargo;
+mod fuzz;
 mod packages;
 mod quickstart;
 mod test;
@@ -54,6 +55,11 @@ enum Command {
         #[arg(long, value_name = "FILE", conflicts_with = "files")]
         generate: Option<PathBuf>,
     },
+    /// Fuzz the protocol with libFuzzer
+    ///
+    /// Builds the targets of tests/fuzz and runs each from the committed corpus. What violates a
+    /// property is kept below tests/fuzz/artifacts, and the command that repeats it is shown.
+    Fuzz(fuzz::Fuzz),
     /// Check the formal models of the protocol against their expected verdicts
     ///
     /// Runs SPIN (a Debian package), Verifpal (built by cargo below target/tools), and ProVerif
@@ -84,6 +90,7 @@ fn run(command: Command) -> Result<()> {
         Command::Quickstart { once, split } => quickstart::run(once, split),
         Command::Test { filter } => test::run(filter.as_deref()),
         Command::Vectors { files, generate } => vectors::run(&files, generate.as_deref()),
+        Command::Fuzz(fuzz) => fuzz::run(&fuzz),
         Command::VerifyProtocol { only, json } => verify_protocol::run(only, json.as_deref()),
     }
 }

@@ -120,6 +120,15 @@ mod tests {
                 vec![0; 16],
                 "cea7403d4d606b6e074ec5d3baf39d18d0d1c8a799996bf0265b98b5d48ab919",
             ),
+            // RFC 8452, appendix C.2.
+            (
+                2,
+                hex("0100000000000000000000000000000000000000000000000000000000000000"),
+                hex("030000000000000000000000"),
+                vec![],
+                hex("0100000000000000"),
+                "c2ef328e5c71c83b843122130f7364b761e0b97427e3df28",
+            ),
             // RFC 8439, section 2.8.2.
             (
                 3,
@@ -145,14 +154,19 @@ mod tests {
     #[test]
     fn the_published_hash_and_mac() {
         // FIPS 180-2, "abc"; RFC 4231, test case 2.
-        let hash = hex("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
-        let mac = hex("5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
+        let sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        let hmac_sha256 = "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843";
+        let sha384 = "cb00753f45a35e8bb5a03d699ac65007272c32ab0eded1631a8b605a43ff5bed8086072ba1e7cc2358baeca134c825a7";
+        let hmac_sha384 =
+            "af45d2e376484031617f78d2b58a6b1b9c7ef464f5a01b47e42ec3736322445e8e2240ca5e69e2c78b3239ecfab21649";
         for row in SUITES {
-            let mut out = [0; 32];
-            Suite::new(row).hash(b"abc", &mut out).unwrap();
-            assert_eq!(out[..], hash, "{}", row.name);
-            Suite::new(row).mac(b"Jefe", b"what do ya want for nothing?", &mut out).unwrap();
-            assert_eq!(out[..], mac, "{}", row.name);
+            let suite = Suite::new(row);
+            let (hash, mac) = if row.id < 0x0100 { (sha256, hmac_sha256) } else { (sha384, hmac_sha384) };
+            let mut out = vec![0; suite.info().hash_len];
+            suite.hash(b"abc", &mut out).unwrap();
+            assert_eq!(out, hex(hash), "{}", row.name);
+            suite.mac(b"Jefe", b"what do ya want for nothing?", &mut out).unwrap();
+            assert_eq!(out, hex(mac), "{}", row.name);
         }
     }
 

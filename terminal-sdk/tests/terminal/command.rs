@@ -3,9 +3,12 @@
 use std::{fs, os::unix::fs::PermissionsExt, process::Stdio};
 
 use serde_json::Value;
-use tokio::{io::AsyncWriteExt, process::Command};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    process::Command,
+};
 
-use crate::harness::World;
+use crate::harness::{Message, Mishap, World};
 
 struct Ran {
     status: i32,
@@ -152,4 +155,97 @@ async fn an_enrolment_whose_confirmation_was_lost_is_finished_without_a_code() {
     let ran = claviger(&world, &args, "").await;
     assert_eq!(ran.status, 0, "{}", ran.err);
     assert!(!claviger(&world, &["status"], "").await.out.contains("not confirmed yet"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_is_enough_and_the_directory_tells_the_rest() {
+    let world = World::start(true).await;
+    let ca = world.path().parent().unwrap().with_extension("pem");
+    fs::write(&ca, &world.ca).unwrap();
+    world.policy(|policy| {
+        let origin = world.shop.as_str();
+        policy.directory =
+            serde_json::json!([{ "service": "shop.example", "origins": [origin], "name": "The shop" }]).to_string();
+    });
+    let ran = claviger(&world, &["enrol"], &format!("{}\n", world.new_code().expose())).await;
+    assert!(ran.status == 1 && ran.err.contains("--server"), "{}", ran.err);
+    let link = world.link(&world.spki);
+    let ran = claviger(&world, &["enrol", "--realm", "other"], &link).await;
+    assert!(ran.status == 1 && ran.err.contains("not for other") && !ran.err.contains("code="), "{}", ran.err);
+    let ran = claviger(&world, &["enrol", "--ca", ca.to_str().unwrap()], &link).await;
+    assert_eq!(ran.status, 0, "{}", ran.err);
+    assert!(ran.out.starts_with("enrolled alice of realm example"), "{}", ran.out);
+    // An origin that is not in the list yet.
+    let ran = claviger(&world, &["curl", &format!("{}/orders", world.shop)], "").await;
+    assert_eq!((ran.status, ran.out.as_str()), (0, "GET /orders: "), "{}", ran.err);
+    let ran = claviger(&world, &["services", "refresh"], "").await;
+    assert!(ran.out.contains("The shop  (from the directory)"), "{} {}", ran.out, ran.err);
+    let args = ["services", "add", "shop.example", world.shop.as_str(), "--bind", "tls-exporter"];
+    assert_eq!(claviger(&world, &args, "").await.status, 0);
+    let ran = claviger(&world, &["--json", "services"], "").await;
+    let rows: Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!((&rows[0]["source"], &rows[0]["bind"]), (&"hand".into(), &"tls-exporter".into()), "{}", ran.out);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_tells_how_far_a_rotation_is() {
+    let world = enrolled().await;
+    let status = || async {
+        let ran = claviger(&world, &["--json", "status"], "").await;
+        serde_json::from_str::<Value>(&ran.out).unwrap()
+    };
+    assert_eq!(status().await["kem"], "X25519MLKEM768");
+    world.policy(|policy| (policy.rotate_required, policy.private_user_ids) = (true, true));
+    assert_eq!(claviger(&world, &["services", "refresh"], "").await.status, 0);
+    assert_eq!(status().await["user_id_sent"], "sealed");
+    assert_eq!(claviger(&world, &["sign-on", "shop.example"], "").await.status, 0);
+    let value = status().await;
+    assert_eq!((&value["epoch"], &value["pending_epoch"]), (&1.into(), &2.into()));
+    assert_eq!(value["user_id_sent"], "handle");
+    assert!(claviger(&world, &["status"], "").await.out.contains("1 (keys of epoch 2 wait for their first use)"));
+    let ran = claviger(&world, &["rotate"], "").await;
+    assert_eq!(ran.out, "new keys of epoch 3 are in use\n", "{}", ran.err);
+    let value = status().await;
+    assert_eq!((&value["epoch"], &value["pending_epoch"]), (&3.into(), &Value::Null));
+
+    // A rotation that fails is a warning beside the outcome.
+    let lost = [Mishap::LoseRequest; 2];
+    world.mishaps(Message::Rotate, &lost);
+    let ran = claviger(&world, &["sign-on", "shop.example"], "").await;
+    assert!(ran.status == 0 && ran.err.starts_with("claviger: warning: "), "{}", ran.err);
+    world.mishaps(Message::Rotate, &lost);
+    assert_eq!(claviger(&world, &["rotate"], "").await.status, 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_held_enrolment_shows_the_digits_and_waits_and_may_be_broken_off() {
+    let world = World::start(true).await;
+    let ca = world.path().parent().unwrap().with_extension("pem");
+    fs::write(&ca, &world.ca).unwrap();
+    world.policy(|policy| policy.held = true);
+    let start = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_claviger"));
+        command.args(args).env("CLAVIGER_HOME", world.path().parent().unwrap()).kill_on_drop(true);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let digits = |world: &World| world.seen(|seen| format!("{} {}", &seen.comparison[..3], &seen.comparison[3..]));
+    let mut child = start(&["enrol", "--ca", ca.to_str().unwrap()]);
+    child.stdin.take().unwrap().write_all(world.link(&world.spki).as_bytes()).await.unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).await.unwrap();
+    assert!(line.contains(&digits(&world)), "{line}");
+    child.kill().await.unwrap();
+    assert!(claviger(&world, &["status"], "").await.out.contains(&world.seen(|seen| seen.comparison.clone())));
+
+    // Any other command goes on where it was.
+    let child = start(&["sign-on", "shop.example"]);
+    world.policy(|policy| {
+        let origin = world.shop.as_str();
+        policy.directory = serde_json::json!([{ "service": "shop.example", "origins": [origin] }]).to_string();
+    });
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    world.policy(|policy| policy.held = false);
+    let output = child.wait_with_output().await.unwrap();
+    let err = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && err.contains(&digits(&world)), "{err}");
 }

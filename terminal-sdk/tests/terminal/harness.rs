@@ -2,6 +2,7 @@
 //! each on a TLS listener.
 
 mod management;
+mod shop;
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -9,19 +10,15 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     sync::{Arc, Mutex},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
 use claviger_protocol::{
-    CONTENT_TYPE, Code, KemId, Realm, Secret32, ServiceId, Suite, SuiteId,
-    aws_lc::AwsLc,
-    enrolment_code::EnrolmentCode,
-    message::{Binding, KeyGrant},
-    service::{self, Answered, BindingCheck},
+    CONTENT_TYPE, Code, KemId, Realm, Suite, SuiteId, aws_lc::AwsLc, enrolment_code::EnrolmentCode, service,
 };
 use claviger_terminal::{EnrolOptions, Origin, Service, Terminal};
-use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
+use data_encoding::BASE64URL_NOPAD;
 use http::{Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, service::service_fn};
@@ -33,10 +30,10 @@ use management::Management;
 pub(crate) use management::Policy;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::{ServerConfig, pki_types::PrivateKeyDer, server::ParsedCertificate};
+use shop::ServiceState;
 use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::Notify};
 use tokio_rustls::TlsAcceptor;
-use zeroize::Zeroizing;
 
 pub(crate) const SERVICE: &str = "shop.example";
 
@@ -151,12 +148,6 @@ pub(crate) struct Seen {
     pub(crate) kems: Vec<KemId>,
     pub(crate) comparison: String,
     late_answers: HashMap<Message, (Code, Vec<u8>)>,
-}
-
-#[derive(Default)]
-struct ServiceState {
-    keys: HashMap<String, Instant>,
-    challenges: HashSet<[u8; 32]>,
 }
 
 impl World {
@@ -287,6 +278,7 @@ async fn listen(realm: Arc<Servers>, tls: Arc<ServerConfig>, role: Role) -> Sock
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let (realm, acceptor) = (Arc::clone(&realm), acceptor.clone());
+            stream.set_nodelay(true).unwrap();
             tokio::spawn(async move {
                 let Ok(stream) = acceptor.accept(stream).await else { return };
                 let tls = stream.get_ref().1;
@@ -405,89 +397,6 @@ impl Servers {
 
     fn seen<T>(&self, change: impl FnOnce(&mut Seen) -> T) -> T {
         change(&mut self.seen.lock().unwrap())
-    }
-
-    /// The service's own content, for users who have signed on.
-    fn application(&self, parts: &http::request::Parts, body: &Bytes) -> Response<Full<Bytes>> {
-        let authorization = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let key = authorization.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
-        let live = self.service.lock().unwrap().keys.get(key).is_some_and(|until| *until > Instant::now());
-        if !live {
-            let mut refused = response(StatusCode::UNAUTHORIZED, "text/plain", "sign on first");
-            refused.headers_mut().insert(header::WWW_AUTHENTICATE, "Claviger".parse().unwrap());
-            return refused;
-        }
-        let text = String::from_utf8_lossy(body).into_owned();
-        let line = format!("{} {}", parts.method, parts.uri.path());
-        self.seen.lock().unwrap().requests.push((line.clone(), text.clone()));
-        response(StatusCode::OK, "text/plain", format!("{line}: {text}"))
-    }
-
-    fn sign_on(&self, envelope: &[u8], exporter: [u8; 32]) -> (Code, Vec<u8>) {
-        if let Some(code) = self.faults.lock().unwrap().advisory {
-            return (code, service::refusal(code, &random(), &[]));
-        }
-        let (code, mut reply) = match self.service_side(envelope, exporter) {
-            Ok(outcome) => outcome,
-            Err(code) => (code, service::refusal(code, &random(), &[])),
-        };
-        let faults = self.faults.lock().unwrap();
-        if let Some(tamper) = faults.tamper {
-            tamper(&mut reply);
-        }
-        let mut seen = self.seen.lock().unwrap();
-        let first = seen.first_reply.get_or_insert_with(|| reply.clone());
-        if faults.old_reply { (code, first.clone()) } else { (code, reply) }
-    }
-
-    fn service_side(&self, envelope: &[u8], exporter: [u8; 32]) -> Result<(Code, Vec<u8>), Code> {
-        let id: ServiceId = SERVICE.parse().unwrap();
-        let realm = realm_name();
-        let policy = service::Policy { service: &id, realm: &realm, suites: &SUITES, kems: &KemId::ALL };
-        let received = service::receive(envelope, &policy)?;
-        let suite = suite(received.header().suite);
-        let demand = self.faults.lock().unwrap().bind;
-        let check = match received.header().binding {
-            Binding::None if demand == Demand::Nothing => BindingCheck::NotRequired,
-            Binding::Challenge(challenge) if demand != Demand::TlsExporter => {
-                let own = self.service.lock().unwrap().challenges.remove(&challenge);
-                if own { BindingCheck::OwnChallenge } else { BindingCheck::Failed }
-            }
-            Binding::TlsExporter(bytes) if bytes == exporter => BindingCheck::ThisConnection,
-            _ => BindingCheck::Failed,
-        };
-        self.seen(|seen| {
-            seen.kems.push(received.header().kem);
-            seen.bindings.push(match received.header().binding {
-                Binding::None => "none",
-                Binding::Challenge(_) => "challenge",
-                Binding::TlsExporter(_) => "tls-exporter",
-            });
-        });
-        let bound = received.bound(check)?;
-        let awaited = bound.await_answer(suite).unwrap();
-        let answer = self.decrypt(bound.forward(), &id);
-        match awaited.receive(&answer).unwrap() {
-            Answered::Refused { code, note } => Ok((code, service::refusal(code, &random(), note))),
-            Answered::Granted(granted) => {
-                let lifetime = match self.faults.lock().unwrap().lifetime {
-                    0 => 3600,
-                    seconds => seconds,
-                };
-                let key = HEXLOWER.encode(&random::<32>());
-                let until = Instant::now() + Duration::from_secs(lifetime.into());
-                self.service.lock().unwrap().keys.insert(key.clone(), until);
-                let grant = KeyGrant {
-                    kind: 1,
-                    lifetime,
-                    key_id: b"key".to_vec(),
-                    key: Zeroizing::new(key.into_bytes()),
-                    audience: id.clone(),
-                };
-                let kem_random = Secret32::new(random());
-                Ok((Code::Ok, granted.reply(suite, &grant, &random(), &kem_random).unwrap()))
-            }
-        }
     }
 
     fn now_ms(&self) -> u64 {

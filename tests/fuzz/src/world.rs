@@ -228,7 +228,7 @@ impl World {
             1 => self.make_code(user),
             2 => self.enrol(user),
             3 => {
-                let request = self.terminal(user, |terminal, moment| terminal.confirm(moment));
+                let request = self.terminal(user, Terminal::confirm);
                 self.send(user, request);
             }
             4 | 5 => self.login(user, on / USERS % 2, None),
@@ -237,11 +237,11 @@ impl World {
                 self.login(user, 0, Some(weaker));
             }
             7 => {
-                let request = self.terminal(user, |terminal, moment| terminal.rotate(moment));
+                let request = self.terminal(user, Terminal::rotate);
                 self.send(user, request);
             }
             8 => {
-                let request = self.terminal(user, |terminal, moment| terminal.directory(moment));
+                let request = self.terminal(user, Terminal::directory);
                 self.send(user, request);
             }
             9 | 10 => self.deliver(on),
@@ -476,7 +476,7 @@ impl World {
             return false;
         }
         assert!((0..3).any(|_| self.attempt(user)), "locked out: {:?}", self.terminals[user].last);
-        let request = self.terminal(user, |terminal, moment| terminal.rotate(moment));
+        let request = self.terminal(user, Terminal::rotate);
         self.send(user, request);
         self.settle();
         assert_eq!(self.terminals[user].last, Some(Outcome::Rotated), "no rotation");
@@ -495,7 +495,7 @@ impl World {
     /// then with the newest keys, with those before them where these do not
     /// work, and once more where the clock was wrong.
     fn attempt(&mut self, user: usize) -> bool {
-        let request = self.terminal(user, |terminal, moment| terminal.confirm(moment));
+        let request = self.terminal(user, Terminal::confirm);
         self.send(user, request);
         self.settle();
         let unconfirmed = self.terminals[user].durable.credential.as_ref().is_some_and(|own| own.unconfirmed.is_some());

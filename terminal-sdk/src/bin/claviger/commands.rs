@@ -77,12 +77,18 @@ async fn enrol(path: PathBuf, enrol: Enrol, json: bool) -> Outcome {
         _ => {}
     }
     let text = read_code(enrol.user_code_file.as_deref())?;
-    let mut options = enrol_options(text.trim(), enrol.server, enrol.realm)?;
-    options.ca = enrol.ca.as_deref().map(certificates).transpose()?;
-    options.path.clone_from(&path);
-    options.suite = enrol.suite;
-    options.kem = enrol.kem.map(Into::into);
-    options.replace = enrol.replace;
+    let EnrolmentLink { server, realm, spki, code } = link(text.trim(), enrol.server, enrol.realm)?;
+    let options = EnrolOptions {
+        server,
+        realm,
+        code,
+        ca: enrol.ca.as_deref().map(certificates).transpose()?,
+        spki,
+        path: path.clone(),
+        suite: enrol.suite,
+        kem: enrol.kem.map(Into::into),
+        replace: enrol.replace,
+    };
     let terminal = match Terminal::enrol(options).await {
         Err(Error::Held { comparison }) => {
             let terminal = Terminal::open(path).await?;
@@ -96,23 +102,23 @@ async fn enrol(path: PathBuf, enrol: Enrol, json: bool) -> Outcome {
 }
 
 /// What a code with the options, or a link without them, says.
-fn enrol_options(text: &str, server: Option<Origin>, realm: Option<Realm>) -> Result<EnrolOptions, Failure> {
+fn link(text: &str, server: Option<Origin>, realm: Option<Realm>) -> Result<EnrolmentLink, Failure> {
     if EnrolmentLink::is_link(text) {
         let link = EnrolmentLink::parse(text)?;
-        let other = |given: Option<&str>, link: &str| given.filter(|given| *given != link).map(str::to_owned);
-        let other = other(server.as_ref().map(Origin::as_str), link.server.as_str())
-            .or_else(|| other(realm.as_ref().map(Realm::as_str), link.realm.as_str()));
+        let differs = |given: Option<&str>, link: &str| given.filter(|given| *given != link).map(str::to_owned);
+        let other = differs(server.as_ref().map(Origin::as_str), link.server.as_str())
+            .or_else(|| differs(realm.as_ref().map(Realm::as_str), link.realm.as_str()));
         return match other {
             Some(other) => Err(Failure::local(format!(
                 "the link is for {} and the realm {}, not for {other}",
                 link.server, link.realm
             ))),
-            None => Ok(EnrolOptions::from_link(link)?),
+            None => Ok(link),
         };
     }
     let code = EnrolmentCode::parse(text).map_err(|error| Failure::local(error.to_string()))?;
     match (server, realm) {
-        (Some(server), Some(realm)) => Ok(EnrolOptions::new(server, realm, code)?),
+        (Some(server), Some(realm)) => Ok(EnrolmentLink { server, realm, spki: None, code }),
         _ => Err(Failure::local("a code needs `--server URL` and `--realm REALM` too; a link has them in it")),
     }
 }

@@ -17,7 +17,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use claviger_daemon::{config::types::{LogConfig, LogFormat}, telemetry::{logs, metrics::Metrics}};
+use claviger_daemon::{
+    config::types::{LogConfig, LogFormat},
+    telemetry::{logs, metrics::Metrics},
+};
 use claviger_protocol::Code;
 use serde::Serialize;
 
@@ -108,7 +111,8 @@ fn run(plugins: &Path, samples: usize, json: Option<PathBuf>) -> Result<bool, St
     let metrics = Metrics::install().map_err(|error| error.to_string())?;
     let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
     // One thread, which does not have to be woken up: less noise than in the daemon.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
     let report = runtime.block_on(async {
         let world = World::start(directory.path(), plugins).await?;
         measure_all(&world, &metrics, samples.div_ceil(ALIKE.len())).await

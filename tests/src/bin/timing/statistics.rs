@@ -10,18 +10,18 @@ use serde::Serialize;
 
 /// Two sets of times, compared.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Comparison {
+pub(crate) struct Comparison {
     /// The largest |t| of all cuts.
-    pub max_t: f64,
+    pub(crate) max_t: f64,
     /// The share of the samples that the cut of the largest |t| had kept, 0 to 1.
-    pub kept: f64,
+    pub(crate) kept: f64,
     /// Median of the second set less that of the first, in nanoseconds.
-    pub median_difference_ns: f64,
+    pub(crate) median_difference_ns: f64,
 }
 
 impl Comparison {
     /// Compares two sets of times in nanoseconds, neither empty.
-    pub fn of(first: &[u32], second: &[u32]) -> Self {
+    pub(crate) fn of(first: &[u32], second: &[u32]) -> Self {
         let mut all = [first, second].concat();
         all.sort_unstable();
         let mut largest = (0.0, 1.0);
@@ -38,7 +38,7 @@ impl Comparison {
 }
 
 /// The median of a set that is not empty.
-pub fn median(times: &[u32]) -> f64 {
+pub(crate) fn median(times: &[u32]) -> f64 {
     let mut sorted = times.to_vec();
     sorted.sort_unstable();
     let middle = sorted.len() / 2;

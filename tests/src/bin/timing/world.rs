@@ -32,7 +32,7 @@ use claviger_protocol::{
 
 /// What is wrong with an envelope.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// Nobody has its user id.
     UnknownUser,
     /// It was sealed under another unique key.
@@ -44,11 +44,11 @@ pub enum Fault {
 }
 
 /// The role, and what makes envelopes for it.
-pub struct World {
+pub(crate) struct World {
     /// The role.
-    pub management: Arc<Management>,
+    pub(crate) management: Arc<Management>,
     /// The registered service.
-    pub service: ServiceId,
+    pub(crate) service: ServiceId,
     realm: Realm,
     suites: Suites,
     users: Vec<(String, Offered)>,
@@ -58,7 +58,7 @@ pub struct World {
 
 impl World {
     /// Starts the role in a directory, with the plugins of a build, and enrols its users.
-    pub async fn start(directory: &Path, plugins: &Path) -> Result<Self, String> {
+    pub(crate) async fn start(directory: &Path, plugins: &Path) -> Result<Self, String> {
         let config = configure(directory, plugins)?;
         let realm: Realm = config.realm.parse()?;
         let section = config.management.as_ref().ok_or("no management role")?;
@@ -88,7 +88,7 @@ impl World {
     }
 
     /// An envelope, new in everything that is random. `number` chooses the user.
-    pub fn envelope(&self, fault: Fault, number: usize) -> Result<Vec<u8>, String> {
+    pub(crate) fn envelope(&self, fault: Fault, number: usize) -> Result<Vec<u8>, String> {
         let (id, offered) = &self.users[number % self.users.len()];
         let nobody = user_id(number % self.users.len() * 2 + 1);
         let mut unique = *offered.unique_key.expose();
@@ -172,14 +172,10 @@ fn configure(directory: &Path, plugins: &Path) -> Result<config::Config, String>
     let failed = |error: &dyn std::fmt::Display| error.to_string();
     let (authority, now) = (directory.join("pki"), time::OffsetDateTime::now_utc());
     pki::authority::init(&authority, "example", now).map_err(|error| failed(&error))?;
-    let request = Request {
-        subject: Subject::Server("terminals".into()),
-        dns: vec!["localhost".into()],
-        ip: Vec::new(),
-        days: 1,
-        force: false,
-    };
-    pki::authority::issue(&authority, &request, now).map_err(|error| failed(&error))?;
+    for subject in [Subject::Server("terminals".into()), Subject::Manager] {
+        let request = Request { subject, dns: vec!["localhost".into()], ip: Vec::new(), days: 1, force: false };
+        pki::authority::issue(&authority, &request, now).map_err(|error| failed(&error))?;
+    }
     pki::keys::init(&directory.join("kek.key")).map_err(|error| failed(&error))?;
     let plugins = fs::canonicalize(plugins).map_err(|error| format!("{}: {error}", plugins.display()))?;
     let text = format!(
@@ -204,6 +200,11 @@ key_encryption_key = "kek.key"
 listen = "127.0.0.1:8443"
 certificate = "pki/terminals.pem"
 private_key = "pki/terminals.key"
+[management.services]
+listen = "127.0.0.1:8444"
+certificate = "pki/manager.pem"
+private_key = "pki/manager.key"
+client_ca = "pki/ca.pem"
 [management.limits]
 per_service_per_second = 1000000
 "#,
