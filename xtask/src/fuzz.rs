@@ -202,7 +202,9 @@ fn libfuzzer(target: &str) -> Result<Command> {
     Ok(command)
 }
 
-/// Merges what was found into the committed corpus.
+/// Merges what was found into the committed corpus: the fewest entries that
+/// cover as much, where that is too large those that were committed before,
+/// then the smallest.
 fn minimise(target: &str) -> Result<()> {
     let (committed, found) = (committed(target), found(target)?);
     let least = directory().join("target/least").join(target);
@@ -211,22 +213,33 @@ fn minimise(target: &str) -> Result<()> {
     }
     let least = made(least)?;
     let mut command = libfuzzer(target)?;
-    command.arg("-merge=1").args([&least, &committed, &found]).stderr(Stdio::null());
+    command.arg("-set_cover_merge=1").args([&least, &committed, &found]).stderr(Stdio::null());
     let status = command.status().map_err(|error| format!("{target}: {error}"))?;
-    let entries = files(&least)?;
+    let mut entries = entries(&least)?;
     if !status.success() || entries.is_empty() {
         return Err(format!("{target}: the corpus could not be merged; run the target to see what it fails at"));
     }
+    // Entries are named for the hash of what they hold.
+    entries.sort_by_key(|(file, size)| (!committed.join(file.file_name().unwrap_or_default()).exists(), *size));
+    let mut total = 0;
+    let kept = entries.iter().take_while(|(_, size)| {
+        total += size;
+        total <= MAX_CORPUS
+    });
+    let kept: Vec<_> = kept.map(|(file, _)| file).collect();
     let failed = |error: io::Error| format!("{}: {error}", committed.display());
-    for old in files(&committed)? {
+    for (old, _) in self::entries(&committed)? {
         fs::remove_file(old).map_err(failed)?;
     }
-    for entry in &entries {
+    for entry in &kept {
         fs::copy(entry, committed.join(entry.file_name().unwrap_or_default())).map_err(failed)?;
     }
-    println!("{target}: {} entries", entries.len());
+    println!("{target}: {} of {} entries", kept.len(), entries.len());
     Ok(())
 }
+
+/// The most that a target's committed corpus has, in bytes.
+const MAX_CORPUS: u64 = 128 * 1024;
 
 /// The corpus that belongs to the source.
 fn committed(target: &str) -> PathBuf {
@@ -243,7 +256,14 @@ fn made(directory: PathBuf) -> Result<PathBuf> {
     Ok(directory)
 }
 
-fn files(directory: &Path) -> Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
-    Ok(entries.filter_map(|entry| Some(entry.ok()?.path())).collect())
+/// The files of a folder, and their sizes in bytes.
+fn entries(directory: &Path) -> Result<Vec<(PathBuf, u64)>> {
+    let failed = |error: io::Error| format!("{}: {error}", directory.display());
+    fs::read_dir(directory)
+        .map_err(failed)?
+        .map(|entry| {
+            let entry = entry.map_err(failed)?;
+            Ok((entry.path(), entry.metadata().map_err(failed)?.len()))
+        })
+        .collect()
 }

@@ -106,7 +106,7 @@ struct Pair {
 
 fn run(plugins: &Path, samples: usize, json: Option<PathBuf>) -> Result<bool, String> {
     // As in the daemon: what is logged and counted takes its time.
-    let log = LogConfig { level: "info".into(), format: LogFormat::Json };
+    let log = LogConfig { level: "warn".into(), format: LogFormat::Json };
     logs::init(&log).map_err(|error| error.to_string())?;
     let metrics = Metrics::install().map_err(|error| error.to_string())?;
     let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
