@@ -1,4 +1,4 @@
-//! Keys kept on disk between runs of a program, in `sessions.json` beside the
+//! Keys kept on disk between runs of a program, in `NAME.sessions.json` beside the
 //! credential.
 
 use std::path::PathBuf;
@@ -28,7 +28,7 @@ pub struct SessionCache<'a> {
 impl<'a> SessionCache<'a> {
     /// The cache of the credential in `file`.
     pub fn beside(file: &'a CredentialFile) -> Self {
-        Self { file, path: file.path().with_file_name("sessions.json") }
+        Self { file, path: file.path().with_extension("sessions.json") }
     }
 
     /// The key for an origin with this scope, if one lives.

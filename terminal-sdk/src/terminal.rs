@@ -91,7 +91,7 @@ pub const DEFAULT_SCOPE: [&str; 4] = ["user", "groups", "name", "email"];
 pub struct SignOnOptions {
     /// The attributes that the service may learn: the user's consent.
     pub share: Scope,
-    /// Whether keys are taken from and put into `sessions.json` beside the credential.
+    /// Whether keys are taken from and put into `NAME.sessions.json` beside the credential.
     pub cache: bool,
 }
 

@@ -197,7 +197,7 @@ impl Drop for Running<'_> {
 /// A target's program, without output but for its log.
 fn libfuzzer(target: &str) -> Result<Command> {
     let mut command = Command::new(program(target)?);
-    command.args(["-timeout=10", "-rss_limit_mb=2048"]);
+    command.args(["-timeout=10", "-rss_limit_mb=2048", "-len_control=10"]);
     command.current_dir(directory()).stdin(Stdio::null()).stdout(Stdio::null());
     Ok(command)
 }

@@ -72,7 +72,7 @@ async fn from_the_code_to_a_request() {
     let ran = claviger(&world, &["--json", "curl", &url], "").await;
     let json: Value = serde_json::from_str(&ran.out).unwrap();
     assert_eq!((json["status"].as_u64(), json["body"].as_str()), (Some(200), Some("GET /orders: ")));
-    assert_eq!(world.seen(|seen| seen.sign_ons), 1, "the key was kept in sessions.json");
+    assert_eq!(world.seen(|seen| seen.sign_ons), 1, "the key was kept on disk");
 }
 
 #[tokio::test(flavor = "multi_thread")]

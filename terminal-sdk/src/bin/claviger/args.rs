@@ -42,7 +42,7 @@ pub(crate) enum Command {
     /// Make an HTTP request as the user, signing on when needed
     ///
     /// The options are those of curl(1). Redirects are not followed; the key is sent to the origin
-    /// in the list of services alone, and kept in sessions.json until it ends.
+    /// in the list of services alone, and kept in credential.sessions.json until it ends.
     Curl(Curl),
     /// Get new keys from the management server now
     ///
@@ -249,10 +249,10 @@ Exit status:
   4  a server could not be reached, or the service could not reach the management server
 
 Files, readable by their owner alone:
-  credential.json       the keys and the list of services; keep it out of backups, since
-                        a second live copy makes the management server suspend the user
-  credential.json.lock  makes several processes use one counter
-  sessions.json         keys of services, until they end";
+  credential.json           the keys and the list of services; keep it out of backups, since
+                            a second live copy makes the management server suspend the user
+  credential.json.lock      makes several processes use one counter
+  credential.sessions.json  keys of services, until they end";
 
 #[cfg(test)]
 mod tests {
