@@ -64,10 +64,8 @@ pub(crate) fn run(once: bool, split: bool) -> Result<()> {
     let terminal = deployment.terminal(USER);
     terminal.enrol(&deployment, &code)?;
     show(&format!("claviger {}", Terminal::enrol_args(&deployment).join(" ").replace(&root_prefix(), "")));
-    terminal.run(&["services", "add", SERVICE, &deployment.origin()])?;
-    show(&format!("claviger services add {SERVICE} {}", deployment.origin()));
 
-    step("a request to the service: the terminal signs on, and presents the key it got");
+    step("a request to the service: the terminal asks where services are, signs on, and presents the key it got");
     let url = format!("{}/hello", deployment.origin());
     show(&format!("claviger curl {url}"));
     let answer = terminal.run(&["curl", &url])?;

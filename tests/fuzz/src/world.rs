@@ -10,7 +10,10 @@
 //! three attempts, and a rotation must leave both sides with the same keys.
 //!
 //! Left out, since a network can do them to every terminal: an enrolment code
-//! ends after ten wrong MACs, and requests are limited in number.
+//! ends after ten wrong MACs, and requests are limited in number. Neither is it
+//! held against the protocol that an envelope which is held back until its
+//! counter is 64 behind, and comes in time by the clock, suspends its sender
+//! (section 5, step 9).
 
 pub mod ledger;
 pub mod manager;
