@@ -268,6 +268,9 @@ pub struct IssueArgs {
     /// How long it is valid
     #[arg(long, value_name = "DAYS", default_value_t = 90)]
     pub days: u32,
+    /// Renew the certificate of an earlier key, which stays: pins and enrolment links go on to hold
+    #[arg(long, conflicts_with = "force")]
+    pub renew: bool,
     /// Replace an earlier key and certificate
     #[arg(long)]
     pub force: bool,

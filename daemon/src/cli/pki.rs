@@ -8,7 +8,7 @@ use super::{
     failure::Failure,
     output::{Lines, Output},
 };
-use crate::pki::{self, Issued, PkiError, Request, Subject};
+use crate::pki::{self, Earlier, Issued, PkiError, Request, Subject};
 
 pub(super) fn pki(command: &PkiCommand, output: &Output) -> Result<(), Failure> {
     let now = OffsetDateTime::now_utc();
@@ -20,8 +20,12 @@ pub(super) fn pki(command: &PkiCommand, output: &Output) -> Result<(), Failure> 
                 SubjectCommand::Service { id, names } => (Subject::Service(id.clone()), names),
                 SubjectCommand::Server { name, names } => (Subject::Server(name.clone()), names),
             };
-            let request =
-                Request { subject, dns: names.dns.clone(), ip: names.ip.clone(), days: names.days, force: names.force };
+            let earlier = match (names.renew, names.force) {
+                (true, _) => Earlier::Renew,
+                (false, true) => Earlier::Replace,
+                (false, false) => Earlier::Keep,
+            };
+            let request = Request { subject, dns: names.dns.clone(), ip: names.ip.clone(), days: names.days, earlier };
             pki::authority::issue(directory, &request, now)?
         }
     };

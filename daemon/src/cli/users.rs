@@ -59,7 +59,7 @@ pub(super) fn user(command: &UserCommand, common: &Common, output: &Output) -> R
                 out.line(format!("    {}", code.link));
                 if let Some(drawing) = drawing {
                     out.line("");
-                    out.line(drawing);
+                    drawing.lines().for_each(|line| out.line(line));
                 }
             })
         }
@@ -126,6 +126,8 @@ fn show(user: &User, out: &mut Lines) {
         ("epoch", user.epoch.map(|epoch| epoch.to_string())),
         ("created", Some(user.created.clone())),
         ("enrolled", user.enrolled.clone()),
+        ("keys made", user.keys_made.clone()),
+        ("rotation", user.rotation_required.then(|| "required after the next sign-on".to_owned())),
         ("code until", user.code_expires.clone()),
     ]);
 }

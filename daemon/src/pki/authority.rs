@@ -43,8 +43,19 @@ pub struct Request {
     pub ip: Vec<IpAddr>,
     /// How long the certificate is valid.
     pub days: u32,
-    /// Whether an earlier key and certificate are replaced.
-    pub force: bool,
+    /// What becomes of an earlier key and certificate.
+    pub earlier: Earlier,
+}
+
+/// What becomes of an earlier key and certificate of the same name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Earlier {
+    /// They stay, and nothing is issued.
+    Keep,
+    /// The key stays and gets a new certificate: whoever has pinned the key needs to do nothing.
+    Renew,
+    /// Both are replaced.
+    Replace,
 }
 
 /// What was made.
@@ -86,11 +97,11 @@ pub fn init(directory: &Path, realm: &str, now: OffsetDateTime) -> Result<Issued
     Ok(issued(certificate_path, key_path, &key, params.not_after))
 }
 
-/// Issues a certificate with a new key in `directory`: `NAME.pem` and
+/// Issues a certificate in `directory`: `NAME.pem` and
 /// `NAME.key` (0600), where NAME is `manager`, the service id or the server's name.
 ///
 /// # Errors
-/// [`PkiError::NoAuthority`] without [`init`], [`PkiError::Exists`] without `force`,
+/// [`PkiError::NoAuthority`] without [`init`], [`PkiError::Exists`] with [`Earlier::Keep`],
 /// [`PkiError::Invalid`] for names and days that are not allowed.
 pub fn issue(directory: &Path, request: &Request, now: OffsetDateTime) -> Result<Issued, PkiError> {
     let (realm, issuer, ca_expires) = load(directory)?;
@@ -121,12 +132,20 @@ pub fn issue(directory: &Path, request: &Request, now: OffsetDateTime) -> Result
         let last = (ca_expires - now).whole_days().max(0);
         return Err(PkiError::Invalid(format!("--days must be from 1 to {last}, where the authority ends")));
     }
-    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-    let certificate = params.signed_by(&key, &issuer)?;
-
     let (certificate_path, key_path) = (directory.join(format!("{name}.pem")), directory.join(format!("{name}.key")));
-    let overwrite = if request.force { Overwrite::Replace } else { Overwrite::Refuse("--force replaces it") };
-    files::write(&key_path, Zeroizing::new(key.serialize_pem()).as_bytes(), 0o600, overwrite)?;
+    let overwrite = match request.earlier {
+        Earlier::Keep => Overwrite::Refuse("--renew keeps the key and renews the certificate, --force replaces both"),
+        Earlier::Renew | Earlier::Replace => Overwrite::Replace,
+    };
+    let key = if request.earlier == Earlier::Renew {
+        let failed = |source| PkiError::Io { path: key_path.clone(), source };
+        KeyPair::from_pem(&Zeroizing::new(fs::read_to_string(&key_path).map_err(failed)?))?
+    } else {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        files::write(&key_path, Zeroizing::new(key.serialize_pem()).as_bytes(), 0o600, overwrite)?;
+        key
+    };
+    let certificate = params.signed_by(&key, &issuer)?;
     files::write(&certificate_path, certificate.pem().as_bytes(), 0o644, overwrite)?;
     Ok(issued(certificate_path, key_path, &key, params.not_after))
 }
@@ -220,7 +239,7 @@ mod tests {
             dns: vec!["localhost".into()],
             ip: vec!["127.0.0.1".parse().unwrap()],
             days: 90,
-            force: false,
+            earlier: Earlier::Keep,
         }
     }
 
@@ -328,9 +347,15 @@ mod tests {
         let mut again = request(Subject::Manager);
         let first = issue(directory.path(), &again, now()).unwrap();
         let error = issue(directory.path(), &again, now()).unwrap_err().to_string();
-        assert!(error.contains("manager.key exists already; --force replaces it"), "{error}");
-        again.force = true;
+        assert!(error.contains("manager.key exists already; --renew keeps the key"), "{error}");
+        again.earlier = Earlier::Renew;
+        let before = fs::read(directory.path().join("manager.pem")).unwrap();
+        assert_eq!(issue(directory.path(), &again, now()).unwrap().key_pin, first.key_pin);
+        assert_ne!(fs::read(directory.path().join("manager.pem")).unwrap(), before);
+        again.earlier = Earlier::Replace;
         assert_ne!(issue(directory.path(), &again, now()).unwrap().key_pin, first.key_pin);
+        let nothing = Request { earlier: Earlier::Renew, ..request(Subject::Server("new".into())) };
+        assert!(issue(directory.path(), &nothing, now()).unwrap_err().to_string().contains("new.key"));
     }
 
     #[test]

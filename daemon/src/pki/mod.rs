@@ -12,7 +12,7 @@ pub mod authority;
 mod files;
 pub mod keys;
 
-pub use authority::{Issued, Request, Subject};
+pub use authority::{Earlier, Issued, Request, Subject};
 
 use std::{io, path::PathBuf};
 

@@ -14,14 +14,16 @@ use std::{
     env, fs,
     path::{Path, PathBuf},
     process::ExitCode,
+    thread,
     time::{Duration, Instant},
 };
 
 use claviger_daemon::{
     config::types::{LogConfig, LogFormat},
+    management::Management,
     telemetry::{logs, metrics::Metrics},
 };
-use claviger_protocol::Code;
+use claviger_protocol::{Code, ServiceId};
 use serde::Serialize;
 
 use statistics::{Comparison, median};
@@ -60,7 +62,7 @@ const CLASSES: [Class; 5] = [
     Class { name: "wrong unique key", fault: Fault::UniqueKey, delay: Duration::ZERO },
     Class { name: "wrong management key", fault: Fault::ManagementKey, delay: Duration::ZERO },
     Class { name: "malformed", fault: Fault::Malformed, delay: Duration::ZERO },
-    Class { name: "wrong unique key, 1 µs later", fault: Fault::UniqueKey, delay: Duration::from_micros(1) },
+    Class { name: "wrong unique key, 5 µs later", fault: Fault::UniqueKey, delay: Duration::from_micros(5) },
 ];
 const ALIKE: [(usize, usize); 3] = [(0, 1), (0, 2), (1, 2)];
 const CONTROLS: [(usize, usize); 2] = [(1, 3), (1, 4)];
@@ -73,7 +75,10 @@ const MEDIAN_LIMIT: f64 = 1000.0;
 const ATTEMPTS: usize = 3;
 /// Envelopes of each class, used again and again.
 const ENVELOPES: usize = 512;
-const WARM_UP: usize = 5000;
+/// Calls of each lane before it measures.
+const WARM_UP: usize = 100;
+/// Lanes that measure at once.
+const LANES: usize = 16;
 
 /// Everything that was measured.
 #[derive(Debug, Serialize)]
@@ -110,13 +115,8 @@ fn run(plugins: &Path, samples: usize, json: Option<PathBuf>) -> Result<bool, St
     logs::init(&log).map_err(|error| error.to_string())?;
     let metrics = Metrics::install().map_err(|error| error.to_string())?;
     let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
-    // One thread, which does not have to be woken up: less noise than in the daemon.
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
-    let report = runtime.block_on(async {
-        let world = World::start(directory.path(), plugins).await?;
-        measure_all(&world, &metrics, samples.div_ceil(ALIKE.len())).await
-    })?;
+    let world = runtime()?.block_on(World::new(directory.path(), plugins))?;
+    let report = measure_all(&world, &metrics, samples.div_ceil(ALIKE.len() * LANES) * LANES)?;
     if let Some(file) = json {
         let text = serde_json::to_string_pretty(&report).map_err(|error| error.to_string())?;
         fs::write(&file, text + "\n").map_err(|error| format!("{}: {error}", file.display()))?;
@@ -126,17 +126,16 @@ fn run(plugins: &Path, samples: usize, json: Option<PathBuf>) -> Result<bool, St
 }
 
 /// Measures until an attempt passes. Noise does not come back each time; a leak does.
-async fn measure_all(world: &World, metrics: &Metrics, samples: usize) -> Result<Report, String> {
+fn measure_all(world: &World, metrics: &Metrics, samples: usize) -> Result<Report, String> {
     let envelopes = CLASSES
         .iter()
         .map(|class| (0..ENVELOPES).map(|number| world.envelope(class.fault, number)).collect())
         .collect::<Result<Vec<Vec<Vec<u8>>>, _>>()?;
-    let mut random = Random(0x1db1_0000_c1a7_16e5);
     let mut attempts: Vec<Attempt> = Vec::new();
     while attempts.len() < ATTEMPTS && !attempts.last().is_some_and(|last| last.passed) {
         println!("attempt {} of at most {ATTEMPTS}: {samples} samples of each class", attempts.len() + 1);
-        let started = Instant::now();
-        let times = measure(world, metrics, &envelopes, samples, &mut random).await?;
+        let (started, seed) = (Instant::now(), (attempts.len() * LANES) as u64);
+        let times = measure(world, metrics, &envelopes, samples, seed)?;
         let attempt = judge(&times, started.elapsed());
         attempt.print();
         attempts.push(attempt);
@@ -145,45 +144,84 @@ async fn measure_all(world: &World, metrics: &Metrics, samples: usize) -> Result
     Ok(Report { samples_per_class: samples, t_limit: T_LIMIT, median_limit_ns: MEDIAN_LIMIT, attempts, passed })
 }
 
-/// Times of each class in nanoseconds.
-async fn measure(
+/// Times of each class in nanoseconds, from all lanes.
+fn measure(
     world: &World,
     metrics: &Metrics,
     envelopes: &[Vec<Vec<u8>>],
     samples: usize,
-    random: &mut Random,
+    seed: u64,
 ) -> Result<Vec<Vec<u32>>, String> {
-    let mut order: Vec<usize> = (0..samples * CLASSES.len()).map(|i| i % CLASSES.len()).collect();
-    random.shuffle(&mut order);
-    let warm_up: Vec<usize> = (0..WARM_UP).map(|i| order[i % order.len()]).collect();
-    let mut times = vec![Vec::with_capacity(samples); CLASSES.len()];
-    // All envelopes are read from one place, so that none is nearer to the processor.
-    let mut buffer = Vec::with_capacity(2048);
-    for (number, class) in warm_up.into_iter().chain(order).enumerate() {
-        let chosen = &envelopes[class];
-        buffer.clear();
-        buffer.extend_from_slice(&chosen[random.below(chosen.len())]);
-        let time = time_one(world, CLASSES[class], &buffer).await?;
-        if number >= WARM_UP {
-            times[class].push(u32::try_from(time.as_nanos()).unwrap_or(u32::MAX));
+    let lanes = thread::scope(|scope| {
+        let start = |number: usize| {
+            let lane = Lane { world, envelopes, samples: samples / LANES };
+            scope.spawn(move || runtime()?.block_on(lane.run(Random::new(seed + number as u64))))
+        };
+        let lanes: Vec<_> = (0..LANES).map(start).collect();
+        while !lanes.iter().all(thread::ScopedJoinHandle::is_finished) {
+            thread::sleep(Duration::from_millis(250));
+            metrics.render(); // as if somebody scraped; otherwise memory grows
         }
-        if number % 10_000 == 0 {
-            metrics.render(); // somebody scrapes; otherwise memory grows
+        lanes.into_iter().map(|lane| lane.join().unwrap_or_else(|_| Err("a lane panicked".into()))).collect::<Vec<_>>()
+    });
+    let mut times = vec![Vec::with_capacity(samples); CLASSES.len()];
+    for lane in lanes {
+        for (all, own) in times.iter_mut().zip(lane?) {
+            all.extend(own);
         }
     }
     Ok(times)
 }
 
-async fn time_one(world: &World, class: Class, envelope: &[u8]) -> Result<Duration, String> {
-    let processor = world.management.reply_processor();
-    let started = Instant::now();
-    let answered = processor.decrypt(&world.service, envelope).await;
-    let mut elapsed = started.elapsed();
-    if !class.delay.is_zero() {
-        let until = elapsed + class.delay;
-        while elapsed < until {
-            elapsed = started.elapsed();
+/// One thread, so that nothing has to be woken up across threads: less noise than in the daemon.
+fn runtime() -> Result<tokio::runtime::Runtime, String> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())
+}
+
+/// Measures one call after the other, on a management role of its own. Calls
+/// spend most of their time waiting, so some lanes run beside each other.
+#[derive(Clone, Copy)]
+struct Lane<'a> {
+    world: &'a World,
+    envelopes: &'a [Vec<Vec<u8>>],
+    /// Of each class.
+    samples: usize,
+}
+
+impl Lane<'_> {
+    async fn run(self, mut random: Random) -> Result<Vec<Vec<u32>>, String> {
+        let management = self.world.management().await?;
+        let mut order: Vec<usize> = (0..self.samples * CLASSES.len()).map(|i| i % CLASSES.len()).collect();
+        random.shuffle(&mut order);
+        let warm_up: Vec<usize> = (0..WARM_UP).map(|i| order[i % order.len()]).collect();
+        let mut times = vec![Vec::with_capacity(self.samples); CLASSES.len()];
+        // All envelopes are read from one place, so that none is nearer to the processor.
+        let mut buffer = Vec::with_capacity(2048);
+        for (number, class) in warm_up.into_iter().chain(order).enumerate() {
+            let chosen = &self.envelopes[class];
+            buffer.clear();
+            buffer.extend_from_slice(&chosen[random.below(chosen.len())]);
+            let time = time_one(&management, &self.world.service, CLASSES[class], &buffer).await?;
+            if number >= WARM_UP {
+                times[class].push(u32::try_from(time.as_nanos()).unwrap_or(u32::MAX));
+            }
         }
+        Ok(times)
+    }
+}
+
+async fn time_one(
+    management: &Management,
+    service: &ServiceId,
+    class: Class,
+    envelope: &[u8],
+) -> Result<Duration, String> {
+    let started = Instant::now();
+    let answered = management.reply_processor().decrypt(service, envelope).await;
+    let mut elapsed = started.elapsed();
+    let until = elapsed + class.delay;
+    while elapsed < until {
+        elapsed = started.elapsed();
     }
     let code = answered.map_err(|error| error.to_string())?.code;
     let expected = if class.fault == Fault::Malformed { Code::Malformed } else { Code::AuthFailed };
@@ -239,6 +277,11 @@ impl Pair {
 struct Random(u64);
 
 impl Random {
+    fn new(seed: u64) -> Self {
+        let mut random = Self(seed);
+        Self(random.next())
+    }
+
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;

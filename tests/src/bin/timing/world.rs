@@ -1,5 +1,5 @@
-//! A management role as a daemon runs it, with users, and the envelopes to
-//! measure it with.
+//! A realm as a daemon has it, with users, and the envelopes to measure it
+//! with.
 
 use std::{
     fs,
@@ -15,10 +15,11 @@ use claviger_daemon::{
         enrolment::Answer,
         model::{NewUser, Service},
     },
-    pki::{self, Request, Subject},
+    pki::{self, Earlier, Request, Subject},
     plugin_host::{HostServices, PluginConfig, PluginHost},
     suites::Suites,
 };
+use claviger_plugin_api::UserStore;
 use claviger_protocol::{
     KemId, Realm, Secret32, ServiceId, SuiteId,
     aws_lc::AwsLc,
@@ -43,13 +44,13 @@ pub(crate) enum Fault {
     Malformed,
 }
 
-/// The role, and what makes envelopes for it.
+/// A realm with its users, and what makes envelopes for it.
 pub(crate) struct World {
-    /// The role.
-    pub(crate) management: Arc<Management>,
     /// The registered service.
     pub(crate) service: ServiceId,
     realm: Realm,
+    section: config::ManagementConfig,
+    store: Arc<dyn UserStore>,
     suites: Suites,
     users: Vec<(String, Offered)>,
     /// Keeps the plugins' libraries and threads.
@@ -57,34 +58,38 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// Starts the role in a directory, with the plugins of a build, and enrols its users.
-    pub(crate) async fn start(directory: &Path, plugins: &Path) -> Result<Self, String> {
+    /// Loads the plugins of a build, makes a realm in a directory, and enrols its users.
+    pub(crate) async fn new(directory: &Path, plugins: &Path) -> Result<Self, String> {
         let config = configure(directory, plugins)?;
-        let realm: Realm = config.realm.parse()?;
-        let section = config.management.as_ref().ok_or("no management role")?;
+        let section = config.management.ok_or("no management role")?;
         let loaded: Vec<_> = config.plugins.iter().map(plugin_config).collect();
         let host = PluginHost::load(&loaded, HostServices::default()).await.map_err(|error| error.to_string())?;
         let suites = Suites::new(&section.suites, |id| host.suite(id)).map_err(|error| error.to_string())?;
         let store = host.user_store(&section.store).ok_or("the plugin has no user store")?;
-        let management = Management::start(realm.clone(), section, suites.clone(), store, clock::system())
-            .await
-            .map_err(|error| error.to_string())?;
-        let service: ServiceId = "shop.example".parse()?;
+        let (realm, service): (Realm, ServiceId) = (config.realm.parse()?, "shop.example".parse()?);
+        let mut world = Self { service, realm, section, store, suites, users: Vec::new(), _plugins: host };
+        let management = world.management().await?;
         let registered = Service {
-            id: service.as_str().to_owned(),
+            id: world.service.as_str().to_owned(),
             origins: Vec::new(),
             release: ATTRIBUTES.map(str::to_owned).to_vec(),
             allow_groups: Vec::new(),
             key_pin: None,
         };
         management.add_service(registered).await.map_err(|error| error.to_string())?;
-        let mut world = Self { management, service, realm, suites, users: Vec::new(), _plugins: host };
         for number in 0..USERS {
             let id = user_id(number * 2);
-            let offered = world.enrol(&id).await?;
+            let offered = world.enrol(&management, &id).await?;
             world.users.push((id, offered));
         }
         Ok(world)
+    }
+
+    /// A management role on the realm's store. Must be called inside a tokio runtime.
+    pub(crate) async fn management(&self) -> Result<Arc<Management>, String> {
+        let (suites, store) = (self.suites.clone(), self.store.clone());
+        let started = Management::start(self.realm.clone(), &self.section, suites, store, clock::system());
+        started.await.map_err(|error| error.to_string())
     }
 
     /// An envelope, new in everything that is random. `number` chooses the user.
@@ -137,33 +142,33 @@ impl World {
     }
 
     /// Adds a user and enrols it, as its terminal and an administrator do.
-    async fn enrol(&self, id: &str) -> Result<Offered, String> {
+    async fn enrol(&self, management: &Management, id: &str) -> Result<Offered, String> {
         let user = NewUser {
             id: id.to_owned(),
             name: Some(format!("The user {id}")),
             email: Some(format!("{id}@example.org")),
             groups: vec!["staff".into(), "sales".into()],
         };
-        self.management.add_user(user).await.map_err(|error| error.to_string())?;
-        let made = self.management.enrolment_code(id, DAY).await.map_err(|error| error.to_string())?;
+        management.add_user(user).await.map_err(|error| error.to_string())?;
+        let made = management.enrolment_code(id, DAY).await.map_err(|error| error.to_string())?;
         let code = EnrolmentCode::parse(&made.code).map_err(|error| error.to_string())?;
         let suite = AwsLc::suite(SUITE).ok_or("no suite")?;
         let (nonce, random) = (self.random()?, Secret32::new(self.random()?));
         let (e1, awaited) = enrol::start(suite, SUITE, &self.realm, &code, KemId::X25519, &nonce, &random)
             .map_err(|error| error.to_string())?;
-        let e2 = self.exchange(&e1).await?;
+        let e2 = exchange(management, &e1).await?;
         let (offered, done) = awaited.receive(suite, &e2).map_err(|error| error.to_string())?;
-        let e4 = self.exchange(&offered.confirm).await?;
+        let e4 = exchange(management, &offered.confirm).await?;
         done.receive(&e4).map_err(|error| error.to_string())?;
         Ok(offered)
     }
+}
 
-    async fn exchange(&self, message: &[u8]) -> Result<Vec<u8>, String> {
-        match self.management.enrolment().handle(message).await {
-            Ok(Answer::Message(answer)) => Ok(answer),
-            Ok(Answer::Held) => Err("the enrolment is held".into()),
-            Err(code) => Err(format!("enrolment: {code}")),
-        }
+async fn exchange(management: &Management, message: &[u8]) -> Result<Vec<u8>, String> {
+    match management.enrolment().handle(message).await {
+        Ok(Answer::Message(answer)) => Ok(answer),
+        Ok(Answer::Held) => Err("the enrolment is held".into()),
+        Err(code) => Err(format!("enrolment: {code}")),
     }
 }
 
@@ -173,7 +178,8 @@ fn configure(directory: &Path, plugins: &Path) -> Result<config::Config, String>
     let (authority, now) = (directory.join("pki"), time::OffsetDateTime::now_utc());
     pki::authority::init(&authority, "example", now).map_err(|error| failed(&error))?;
     for subject in [Subject::Server("terminals".into()), Subject::Manager] {
-        let request = Request { subject, dns: vec!["localhost".into()], ip: Vec::new(), days: 1, force: false };
+        let request =
+            Request { subject, dns: vec!["localhost".into()], ip: Vec::new(), days: 1, earlier: Earlier::Keep };
         pki::authority::issue(&authority, &request, now).map_err(|error| failed(&error))?;
     }
     pki::keys::init(&directory.join("kek.key")).map_err(|error| failed(&error))?;
