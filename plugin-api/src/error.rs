@@ -41,10 +41,10 @@ pub enum CipherError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PluginError {
-    /// Away, or too slow. The host answers *unavailable* (503) and may retry reads.
+    /// Away, or too slow. The host answers *unavailable* (503).
     #[error("unavailable: {0}")]
     Unavailable(String),
-    /// A queue or pool is full. As `Unavailable`, without a strike at the circuit breaker.
+    /// A queue or pool is full. The host answers as for `Unavailable`.
     #[error("busy")]
     Busy,
     /// Stored data cannot be read. The host alarms and answers *unavailable*.

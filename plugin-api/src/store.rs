@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use crate::error::PluginError;
 
-/// A record as it is stored: bytes that the host has versioned and sealed.
+/// A record as it is stored: bytes of the host, in which every key is sealed.
 /// The store must not look into `value`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {

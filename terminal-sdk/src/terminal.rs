@@ -1,5 +1,5 @@
 //! The asynchronous way in: enrol, open, sign on. What a terminal asks the
-//! management server for itself is in [`account`].
+//! management server for itself is in `account`.
 
 mod account;
 

@@ -7,6 +7,7 @@ mod fuzz;
 mod packages;
 mod quickstart;
 mod test;
+mod timing;
 mod vectors;
 mod verify_protocol;
 
@@ -47,6 +48,13 @@ enum Command {
         /// Only tests whose name contains this
         filter: Option<String>,
     },
+    /// Measure whether the time of an answer tells why a sign-on failed
+    ///
+    /// Times the real management role with the real plugins: an unknown user, a wrong unique key and a
+    /// wrong management authentication key, at random. Compares them by dudect's method, and shows
+    /// that a difference of some microseconds would be found. Up to three attempts, since noise may
+    /// look like a difference once; all are printed.
+    Timing(timing::Timing),
     /// Check files of test vectors with each cipher plugin
     Vectors {
         /// Files of format idb1-vectors-1 [default: protocol/tests/vectors/*.json]
@@ -89,6 +97,7 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Quickstart { once, split } => quickstart::run(once, split),
         Command::Test { filter } => test::run(filter.as_deref()),
+        Command::Timing(timing) => timing::run(&timing),
         Command::Vectors { files, generate } => vectors::run(&files, generate.as_deref()),
         Command::Fuzz(fuzz) => fuzz::run(&fuzz),
         Command::VerifyProtocol { only, json } => verify_protocol::run(only, json.as_deref()),

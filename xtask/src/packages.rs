@@ -16,6 +16,8 @@ pub(crate) const BUILD: Packages = &[("make", "/usr/bin/make")];
 /// What the tests need.
 pub(crate) const TESTS: Packages = &[
     ("curl", "/usr/bin/curl"),
+    // What starts a server of any version; the servers lie in folders of theirs.
+    ("postgresql", "/usr/bin/pg_ctlcluster"),
     ("python3", "/usr/bin/python3"),
     ("python3-cryptography", "/usr/lib/python3/dist-packages/cryptography/__init__.py"),
 ];

@@ -148,7 +148,7 @@ pub enum UserCommand {
         #[arg(long)]
         qr: bool,
     },
-    /// Confirm an enrolment that waits, where [management] confirm_enrolments is set
+    /// Confirm an enrolment that waits, where `confirm_enrolments` is set
     ///
     /// Have the user read out the six digits that the terminal shows. Where they are not those of
     /// the terminal that waits, somebody else has used the code.

@@ -14,11 +14,11 @@ use claviger_protocol::{
     },
     message::Uid,
 };
-use tokio::time::Instant;
 use tracing::warn;
 
 use super::{
     batch::Batcher,
+    failure::Arrival,
     realm_keys::RealmKeys,
     record::{CredentialRecord, Keys, PendingKeys, Stored, UserRecord, credential_key, user_key},
     repository::{ChangeError, Repository, decode},
@@ -138,13 +138,13 @@ impl Gate {
         keys.seal(&self.parts.kek, self.parts.realm.as_str(), user, epoch).map_err(|_| Code::Unavailable)
     }
 
-    /// Steps 6 to 10. What does not authenticate is answered a whole number of
-    /// [`FAILURE_STEP`]s after it came in, whatever was looked up meanwhile.
+    /// Steps 6 to 10. What does not authenticate is answered at a time that
+    /// says nothing of what was looked up meanwhile.
     pub async fn admit<I: Inner>(&self, received: Received<'_>) -> Result<Admitted<'_, I>, Rejected<'_>> {
-        let started = Instant::now();
+        let arrival = Arrival::now();
         let outcome = self.judge(received).await;
         if let Err(Rejected::Plain(Code::AuthFailed)) = outcome {
-            tokio::time::sleep_until(failure_time(started, Instant::now())).await;
+            arrival.hold_failure().await;
         }
         outcome
     }
@@ -304,19 +304,6 @@ async fn suspend_clone(repository: &Repository, id: &str, credential: [u8; 16]) 
     Ok(suspended)
 }
 
-/// When to answer a failure to authenticate. The work for a user that is not
-/// known is as alike as it can be made, and still a store finds a row in other
-/// time than none: microseconds that can be measured over many requests. A
-/// timer that was set by the arrival alone does not pass them on.
-fn failure_time(started: Instant, now: Instant) -> Instant {
-    let steps = now.duration_since(started).as_nanos() / FAILURE_STEP.as_nanos() + 1;
-    started + FAILURE_STEP * u32::try_from(steps).unwrap_or(u32::MAX)
-}
-
-/// Far longer than a look-up takes, and too short to be noticed: a user who is
-/// let in never waits for it.
-const FAILURE_STEP: Duration = Duration::from_millis(5);
-
 /// A user's record with the keys to try.
 pub(super) struct Resolved {
     user: UserRecord,
@@ -388,18 +375,4 @@ async fn read(store: Arc<dyn UserStore>, keys: Vec<String>) -> Result<Vec<Option
 
 async fn consume(store: Arc<dyn UserStore>, uses: Vec<CounterUse>) -> Result<Vec<Verdict>, PluginError> {
     store.consume(&uses).await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn failures_are_answered_in_whole_steps_after_the_arrival() {
-        let started = Instant::now();
-        for (took_us, steps) in [(0, 1), (30, 1), (4999, 1), (5000, 2), (5001, 2), (12_000, 3)] {
-            let answered = failure_time(started, started + Duration::from_micros(took_us));
-            assert_eq!(answered - started, FAILURE_STEP * steps, "{took_us} µs");
-        }
-    }
 }

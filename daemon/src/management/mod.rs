@@ -1,6 +1,6 @@
 //! The management role: users, their keys, and the answers to services.
 //!
-//! - [`gate`]: what every envelope goes through.
+//! - [`gate`]: what every envelope goes through; `failure`: when it is answered if it does not authenticate.
 //! - [`reply_processor`]: what services ask for; the hot path.
 //! - [`account`]: what terminals ask for themselves: new keys, their services.
 //! - [`enrolment`]: codes, and the exchange that makes a credential of one.
@@ -13,6 +13,7 @@
 pub mod account;
 pub mod batch;
 pub mod enrolment;
+mod failure;
 pub mod gate;
 pub mod http;
 pub mod link;

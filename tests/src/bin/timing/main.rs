@@ -70,8 +70,9 @@ const CONTROLS: [(usize, usize); 2] = [(1, 3), (1, 4)];
 /// |t| from which two classes count as told apart. dudect calls 4.5 suspicious
 /// and 10 certain.
 const T_LIMIT: f64 = 10.0;
-/// The largest difference of medians, in nanoseconds.
-const MEDIAN_LIMIT: f64 = 1000.0;
+/// The largest difference of medians, in nanoseconds: far below what a network
+/// adds by chance. Without optimisation the work is ten times as long.
+const MEDIAN_LIMIT: f64 = if cfg!(debug_assertions) { 10_000.0 } else { 1000.0 };
 const ATTEMPTS: usize = 3;
 /// Envelopes of each class, used again and again.
 const ENVELOPES: usize = 512;
@@ -238,7 +239,7 @@ fn judge(times: &[Vec<u32>], took: Duration) -> Attempt {
         indices.iter().map(pair).collect::<Vec<_>>()
     };
     let (alike, controls) = (pairs(&ALIKE), pairs(&CONTROLS));
-    let passed = !alike.iter().any(|pair| pair.differs()) && controls.iter().all(|pair| pair.compared.max_t >= T_LIMIT);
+    let passed = !alike.iter().any(Pair::differs) && controls.iter().all(|pair| pair.compared.max_t >= T_LIMIT);
     let medians_ns = CLASSES.iter().zip(times).map(|(class, times)| (class.name, median(times))).collect();
     Attempt { seconds: took.as_secs_f64(), medians_ns, alike, controls, passed }
 }

@@ -1,0 +1,3 @@
+DROP TABLE claviger_counters;
+DROP TABLE claviger_terms;
+DROP TABLE claviger_records;
