@@ -194,7 +194,7 @@ fn reason(error: &(dyn StdError + 'static)) -> String {
     let text = error.to_string();
     // The second: an authority of the same name with another key, such as one made anew.
     if text.contains("UnknownIssuer") || text.contains("BadSignature") {
-        return "its certificate is not issued by a trusted authority; name the right one with `--ca FILE`".into();
+        return "its certificate is not issued by a trusted authority; name the right one with `claviger enrol --ca FILE`, or for one service with `claviger services add ID ORIGIN --ca FILE`".into();
     }
     if text.contains("ApplicationVerificationFailure") {
         return "its public key is not the one of the enrolment link; ask your administrator for a new link".into();

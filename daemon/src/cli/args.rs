@@ -155,8 +155,9 @@ pub enum UserCommand {
     Confirm {
         /// User id
         id: String,
-        /// The six digits
-        digits: String,
+        /// The six digits, with or without a space
+        #[arg(required = true, num_args = 1..=2)]
+        digits: Vec<String>,
     },
     /// Have the keys of a user's terminal rotated after its next sign-on
     ///

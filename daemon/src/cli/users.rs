@@ -64,7 +64,7 @@ pub(super) fn user(command: &UserCommand, common: &Common, output: &Output) -> R
             })
         }
         UserCommand::Confirm { id, digits } => {
-            let user = block_on(async { Ok(client.confirm_enrolment(id, digits.clone()).await?) })?;
+            let user = block_on(async { Ok(client.confirm_enrolment(id, digits.concat().replace(' ', "")).await?) })?;
             output.answer(&user, |user, out| {
                 out.line(format!("confirmed; the terminal of {} goes on by itself", user.id));
             })

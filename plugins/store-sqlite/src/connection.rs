@@ -97,7 +97,10 @@ fn create(path: &Path) -> Result<(), InitError> {
         )));
     }
     match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-        Ok(_) => return Ok(()),
+        Ok(_) => {
+            tracing::warn!(path = %shown, "a new, empty store was made: there was none");
+            return Ok(());
+        }
         Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
         Err(e) => return Err(InitError::Unavailable(format!("{shown} cannot be created: {e}"))),
     }

@@ -48,7 +48,8 @@ impl PythonTerminal {
     /// A request with a key.
     pub(crate) fn get(&self, key: &str) -> Result<String, String> {
         let ca = self.ca.display().to_string();
-        run(&mut python(&["get", &self.origin, "--ca", &ca, "--key", key]))
+        // One word: a key may begin with a hyphen.
+        run(&mut python(&["get", &self.origin, "--ca", &ca, &format!("--key={key}")]))
     }
 
     fn files(&self, command: &mut Command) {

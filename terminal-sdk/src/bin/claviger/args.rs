@@ -181,7 +181,8 @@ pub(crate) struct SignOn {
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Share {
     /// What the service may learn of you
-    #[arg(long = "share", value_name = "NAMES", value_delimiter = ',', default_value = "user,groups,name,email")]
+    #[arg(long = "share", value_name = "NAMES", value_delimiter = ',', default_value = "user,groups,name,email",
+          value_parser = ["user", "groups", "name", "email"])]
     pub(crate) names: Vec<String>,
 }
 
