@@ -3,6 +3,7 @@
 //! - [`CipherSuite`], [`UserStore`], [`StateStore`], [`KeyIssuer`]: the plain traits a plugin implements.
 //! - [`Plugin`] and [`Context`]: what a plugin gives to and gets from the host.
 //! - [`export_plugin!`]: the macro that makes a plugin of a crate.
+//! - [`limits`]: the sizes that a store checks.
 //! - the errors say what the host does on each.
 //! - [`description`]: what a plugin file says about itself without being run.
 //! - [`abi`]: how all that crosses the boundary; the only module with unsafe code.
@@ -16,6 +17,7 @@ pub mod description;
 mod error;
 mod export;
 mod issuer;
+pub mod limits;
 mod plugin;
 mod secret;
 mod state;

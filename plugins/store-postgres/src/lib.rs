@@ -36,7 +36,6 @@ mod configuration;
 mod connection;
 mod counters;
 mod fault;
-mod limits;
 mod migrate;
 mod records;
 mod statement;
@@ -49,7 +48,7 @@ use std::{
 
 use claviger_plugin_api::{
     Context, CounterUse, InitError, Page, Plugin, PluginError, Put, Record, Scan, UserStore, Verdict, Written,
-    async_trait,
+    async_trait, limits,
 };
 use diesel::sql_types::Integer;
 use diesel_async::RunQueryDsl;

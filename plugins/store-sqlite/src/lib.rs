@@ -33,7 +33,6 @@
 mod connection;
 mod counters;
 mod fault;
-mod limits;
 mod records;
 mod schema;
 mod worker;
@@ -42,7 +41,7 @@ use std::{sync::Arc, time::SystemTime};
 
 use claviger_plugin_api::{
     Context, CounterUse, InitError, Page, Plugin, PluginError, Put, Record, Scan, UserStore, Verdict, Written,
-    async_trait,
+    async_trait, limits,
 };
 use diesel::prelude::*;
 use serde::Deserialize;

@@ -1,6 +1,8 @@
-//! The sizes of the store contract, checked before anything is queued.
+//! The sizes of the store contract ([`UserStore`](crate::UserStore)), for a
+//! store to check before it queues anything. A breach is a fault of the host:
+//! [`PluginError::InvalidCall`].
 
-use claviger_plugin_api::{IndexTerm, MAX_VALUE, PluginError, Put, Scan};
+use crate::{IndexTerm, MAX_VALUE, PluginError, Put, Scan};
 
 /// Keys of a `get` and uses of a `consume`, at most.
 const MAX_BATCH: usize = 1000;
@@ -10,18 +12,18 @@ const MAX_PAGE: usize = 1000;
 const MAX_TERMS: usize = 8;
 
 /// Refuses a batch that is too large.
-pub(crate) fn batch(len: usize) -> Result<(), PluginError> {
+pub fn batch(len: usize) -> Result<(), PluginError> {
     require(len <= MAX_BATCH, || format!("a batch of {len}; at most {MAX_BATCH}"))
 }
 
 /// Refuses a record key of the wrong length.
-pub(crate) fn key(key: &str) -> Result<(), PluginError> {
+pub fn key(key: &str) -> Result<(), PluginError> {
     let len = key.len();
     require((1..=255).contains(&len), || format!("a record key of {len} bytes; 1 to 255"))
 }
 
 /// Refuses a write whose sizes are wrong.
-pub(crate) fn put(put: &Put) -> Result<(), PluginError> {
+pub fn put(put: &Put) -> Result<(), PluginError> {
     key(&put.key)?;
     let (value, terms) = (put.value.len(), put.terms.len());
     require(value <= MAX_VALUE, || format!("a value of {value} bytes; at most {MAX_VALUE}"))?;
@@ -30,7 +32,7 @@ pub(crate) fn put(put: &Put) -> Result<(), PluginError> {
 }
 
 /// Refuses a scan of an impossible index or page size.
-pub(crate) fn scan(scan: &Scan) -> Result<(), PluginError> {
+pub fn scan(scan: &Scan) -> Result<(), PluginError> {
     let limit = scan.limit;
     require((1..=MAX_PAGE).contains(&limit), || format!("a page of {limit} records; 1 to {MAX_PAGE}"))?;
     term_name(&scan.term)
