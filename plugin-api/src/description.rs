@@ -46,6 +46,8 @@ pub enum Component {
     StateStore,
     /// [`crate::KeyIssuer`]
     Issuer,
+    /// [`crate::KeyCustody`]
+    Custody,
     /// A kind that this version does not know. The host ignores it.
     #[serde(other)]
     Unknown,
@@ -58,6 +60,7 @@ impl fmt::Display for Component {
             Self::UserStore => "user_store",
             Self::StateStore => "state_store",
             Self::Issuer => "issuer",
+            Self::Custody => "custody",
             Self::Unknown => "unknown",
         })
     }

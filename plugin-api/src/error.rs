@@ -44,9 +44,15 @@ pub enum PluginError {
     /// Away, or too slow. The host answers *unavailable* (503).
     #[error("unavailable: {0}")]
     Unavailable(String),
-    /// A queue or pool is full. The host answers as for `Unavailable`.
+    /// A queue or pool is full, and nothing was done. The host may try again
+    /// within its deadline, and answers as for `Unavailable`.
     #[error("busy")]
     Busy,
+    /// There is no room for what was to be stored (a module's last object, a
+    /// server's memory); nothing was done. The host answers as for
+    /// `Unavailable`, and goes on with what needs no room.
+    #[error("full: {0}")]
+    Full(String),
     /// Stored data cannot be read. The host alarms and answers *unavailable*.
     #[error("corrupt: {0}")]
     Corrupt(String),

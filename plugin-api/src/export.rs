@@ -17,7 +17,7 @@
 /// ```
 ///
 /// `provides` names the kinds of component that `init` may deliver: a subset
-/// of `cipher`, `user_store`, `state_store` and `issuer`. `init` is called
+/// of `cipher`, `user_store`, `state_store`, `issuer` and `custody`. `init` is called
 /// once, on a thread that may block; `tracing`, `metrics` and the panic hook
 /// reach the host from then on. The version and the description of the
 /// plugin are those of its `Cargo.toml`.
@@ -85,8 +85,11 @@ macro_rules! __component {
     (issuer) => {
         "issuer"
     };
+    (custody) => {
+        "custody"
+    };
     ($other:ident) => {
-        ::core::compile_error!("provides: expected cipher, user_store, state_store or issuer")
+        ::core::compile_error!("provides: expected cipher, user_store, state_store, issuer or custody")
     };
 }
 

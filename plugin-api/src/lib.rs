@@ -1,6 +1,6 @@
 //! What a Claviger plugin is built against.
 //!
-//! - [`CipherSuite`], [`UserStore`], [`StateStore`], [`KeyIssuer`]: the plain traits a plugin implements.
+//! - [`CipherSuite`], [`UserStore`], [`StateStore`], [`KeyIssuer`], [`KeyCustody`]: the plain traits a plugin implements.
 //! - [`Plugin`] and [`Context`]: what a plugin gives to and gets from the host.
 //! - [`export_plugin!`]: the macro that makes a plugin of a crate.
 //! - [`limits`]: the sizes that a store checks.
@@ -13,6 +13,7 @@
 #[expect(unsafe_code, unreachable_pub, reason = "the boundary between two libraries; types in public tables")]
 pub mod abi;
 mod cipher;
+mod custody;
 pub mod description;
 mod error;
 mod export;
@@ -28,12 +29,13 @@ pub mod testkit;
 pub use async_trait::async_trait;
 
 pub use cipher::{CipherSuite, SuiteInfo};
+pub use custody::{KeyCustody, KeyId, MAX_TOKEN, MacRequest};
 pub use error::{CipherError, InitError, PluginError};
 pub use issuer::{Identity, IssueRequest, IssuedKey, KeyIssuer, KeyKind, Presented, Session, Verified};
 pub use plugin::{Context, Plugin};
 pub use secret::SecretBytes;
 pub use state::StateStore;
 pub use store::{
-    COUNTER_RETENTION, COUNTER_WINDOW, CounterUse, Cursor, IndexTerm, MAX_VALUE, Page, Put, Record, Scan, UserStore,
-    Verdict, Written,
+    COUNTER_RETENTION, COUNTER_WINDOW, CounterPosition, CounterUse, Cursor, IndexTerm, MAX_VALUE, Page, Put, Record,
+    Scan, UserStore, Verdict, Written,
 };

@@ -33,9 +33,13 @@ pub fn put(put: &Put) -> Result<(), PluginError> {
 
 /// Refuses a scan of an impossible index or page size.
 pub fn scan(scan: &Scan) -> Result<(), PluginError> {
-    let limit = scan.limit;
-    require((1..=MAX_PAGE).contains(&limit), || format!("a page of {limit} records; 1 to {MAX_PAGE}"))?;
+    page(scan.limit)?;
     term_name(&scan.term)
+}
+
+/// Refuses a page of an impossible size.
+pub fn page(limit: usize) -> Result<(), PluginError> {
+    require((1..=MAX_PAGE).contains(&limit), || format!("a page of {limit} entries; 1 to {MAX_PAGE}"))
 }
 
 fn term(term: &IndexTerm) -> Result<(), PluginError> {

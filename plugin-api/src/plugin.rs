@@ -4,7 +4,7 @@ use std::{sync::Arc, time::SystemTime};
 
 use serde::de::DeserializeOwned;
 
-use crate::{CipherSuite, InitError, KeyIssuer, StateStore, UserStore};
+use crate::{CipherSuite, InitError, KeyCustody, KeyIssuer, StateStore, UserStore};
 
 /// What the host gives a plugin when it starts it.
 ///
@@ -48,6 +48,8 @@ pub struct Plugin {
     pub state_store: Option<Box<dyn StateStore>>,
     /// An issuer of service authentication keys.
     pub issuer: Option<Box<dyn KeyIssuer>>,
+    /// Custody of unique keys.
+    pub custody: Option<Box<dyn KeyCustody>>,
     /// See [`Self::with_poll_in`].
     pub(crate) poll_in: Option<PollIn>,
 }
@@ -83,6 +85,13 @@ impl Plugin {
     #[must_use]
     pub fn with_issuer(mut self, issuer: impl KeyIssuer) -> Self {
         self.issuer = Some(Box::new(issuer));
+        self
+    }
+
+    /// Sets the key custody.
+    #[must_use]
+    pub fn with_custody(mut self, custody: impl KeyCustody) -> Self {
+        self.custody = Some(Box::new(custody));
         self
     }
 

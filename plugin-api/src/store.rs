@@ -132,6 +132,17 @@ pub enum Verdict {
     TooOld,
 }
 
+/// A row of a counter in the order of [`UserStore::counters`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CounterPosition {
+    /// See [`CounterUse::credential`].
+    pub credential: [u8; 16],
+    /// See [`CounterUse::epoch`].
+    pub epoch: u32,
+    /// See [`CounterUse::counter`].
+    pub counter: u64,
+}
+
 /// A user store. All calls are batched where the hot path uses them.
 ///
 /// Every answer that says *done* or *fresh* must be durable against the death
@@ -152,6 +163,11 @@ pub trait UserStore: Send + Sync + 'static {
     /// Lists records in the order of an index term.
     async fn scan(&self, scan: Scan) -> Result<Page, PluginError>;
 
+    /// All records, whatever their terms, in bytewise order of their keys, from
+    /// behind `after`: `limit` of them (1 to 1000), fewer only at the end. For
+    /// copies and backups, never on the way of a request.
+    async fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<Record>, PluginError>;
+
     /// Records counter uses (at most 1000), answering each in order; two uses
     /// of one counter in the same batch are judged in that order. All fresh
     /// uses of a batch share one commit.
@@ -164,6 +180,13 @@ pub trait UserStore: Send + Sync + 'static {
 
     /// Forgets all counters of a credential that was deleted or enrolled anew.
     async fn forget_counters(&self, credential: [u8; 16]) -> Result<(), PluginError>;
+
+    /// All rows of counters in the order of their positions, from behind
+    /// `after`: `limit` of them (1 to 1000), fewer only at the end. For copies
+    /// and backups. The `time_ms` of a row is the moment from which its
+    /// [`COUNTER_RETENTION`] counts, to the second, so that a store that
+    /// `consume`s the rows in this order keeps each as long as this one.
+    async fn counters(&self, after: Option<CounterPosition>, limit: usize) -> Result<Vec<CounterUse>, PluginError>;
 
     /// A cheap proof that the store answers (a read of its own schema, say).
     async fn health(&self) -> Result<(), PluginError>;

@@ -13,7 +13,9 @@ use std::{
 };
 
 use async_trait::async_trait;
-use claviger_plugin_api::{CounterUse, Page, PluginError, Put, Record, Scan, UserStore, Verdict, Written};
+use claviger_plugin_api::{
+    CounterPosition, CounterUse, Page, PluginError, Put, Record, Scan, UserStore, Verdict, Written,
+};
 use tokio::sync::oneshot;
 
 use super::Management;
@@ -117,6 +119,29 @@ impl UserStore for MemoryStore {
             }
         };
         Ok(uses.iter().map(&mut judge).collect())
+    }
+
+    async fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<Record>, PluginError> {
+        let records = self.records.lock().unwrap();
+        let behind = records.values().filter(|record| after.is_none_or(|after| record.key.as_str() > after));
+        Ok(behind.take(limit).cloned().collect())
+    }
+
+    async fn counters(&self, after: Option<CounterPosition>, limit: usize) -> Result<Vec<CounterUse>, PluginError> {
+        let counters = self.counters.lock().unwrap();
+        let rows = counters.iter().map(|(&(credential, epoch, counter), &nonce)| CounterUse {
+            credential,
+            epoch,
+            counter,
+            nonce,
+            time_ms: 0,
+        });
+        let mut rows: Vec<CounterUse> = rows.collect();
+        rows.sort_by_key(|row| (row.credential, row.epoch, row.counter));
+        let after = after.map(|after| (after.credential, after.epoch, after.counter));
+        rows.retain(|row| after.is_none_or(|after| (row.credential, row.epoch, row.counter) > after));
+        rows.truncate(limit);
+        Ok(rows)
     }
 
     async fn forget_counters(&self, credential: [u8; 16]) -> Result<(), PluginError> {

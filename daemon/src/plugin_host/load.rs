@@ -3,7 +3,7 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use claviger_plugin_api::{
-    CipherSuite, KeyIssuer, KeyKind, StateStore, UserStore,
+    CipherSuite, KeyCustody, KeyIssuer, KeyKind, StateStore, UserStore,
     abi::{Delivered, HostObject},
     description::{API_VERSION, Component, Description},
 };
@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use super::{
     HostServices, PluginConfig, PluginStatus, SuiteStatus, abi,
     error::{PluginLoadError, one_line},
-    guard::{Guard, GuardedIssuer, GuardedStateStore, GuardedSuite, GuardedUserStore},
+    guard::{Guard, GuardedCustody, GuardedIssuer, GuardedStateStore, GuardedSuite, GuardedUserStore},
     image::Image,
     self_test,
     services::{InRuntime, PluginServices},
@@ -26,6 +26,7 @@ pub(super) struct Loaded {
     pub(super) user_store: Option<Arc<dyn UserStore>>,
     pub(super) state_store: Option<Arc<dyn StateStore>>,
     pub(super) issuer: Option<Arc<dyn KeyIssuer>>,
+    pub(super) custody: Option<Arc<dyn KeyCustody>>,
 }
 
 /// Loads and starts a plugin; `status` is filled as far as it comes.
@@ -84,6 +85,7 @@ fn guarded(
         (Component::UserStore, delivered.user_store.is_some()),
         (Component::StateStore, delivered.state_store.is_some()),
         (Component::Issuer, delivered.issuer.is_some()),
+        (Component::Custody, delivered.custody.is_some()),
     ];
     if let Some((kind, _)) = kinds.iter().find(|(kind, here)| *here && !description.provides.contains(kind)) {
         return Err(PluginLoadError::Component(format!("a {kind}, which its description does not name")));
@@ -108,6 +110,9 @@ fn guarded(
     }
     if let Some(store) = delivered.state_store {
         loaded.state_store = Some(Arc::new(GuardedStateStore::new(guard.clone(), store)));
+    }
+    if let Some(custody) = delivered.custody {
+        loaded.custody = Some(Arc::new(GuardedCustody::new(guard.clone(), custody)));
     }
     if let Some(issuer) = delivered.issuer {
         let kind = KeyKind::from_wire(issuer.kind_byte())

@@ -32,7 +32,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use claviger_plugin_api::{CipherSuite, KeyIssuer, StateStore, UserStore};
+use claviger_plugin_api::{CipherSuite, KeyCustody, KeyIssuer, StateStore, UserStore};
 use tracing::{error, info, warn};
 
 pub use error::{PluginHostError, PluginLoadError};
@@ -182,6 +182,11 @@ impl PluginHost {
         self.loaded(plugin)?.issuer.clone()
     }
 
+    /// The key custody of a plugin.
+    pub fn custody(&self, plugin: &str) -> Option<Arc<dyn KeyCustody>> {
+        self.loaded(plugin)?.custody.clone()
+    }
+
     /// All configured plugins in order, those that could not be loaded too.
     pub fn list(&self) -> Vec<PluginStatus> {
         self.plugins.iter().map(|entry| entry.status.clone()).collect()
@@ -197,6 +202,9 @@ impl PluginHost {
             }
             if let Some(store) = &loaded.state_store {
                 answers.push(ComponentHealth::new(plugin, "state_store", store.health().await));
+            }
+            if let Some(custody) = &loaded.custody {
+                answers.push(ComponentHealth::new(plugin, "custody", custody.health().await));
             }
             if let Some(issuer) = &loaded.issuer {
                 answers.push(ComponentHealth::new(plugin, "issuer", issuer.health().await));

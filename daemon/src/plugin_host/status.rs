@@ -61,7 +61,7 @@ pub struct SuiteStatus {
 pub struct ComponentHealth {
     /// The plugin.
     pub plugin: String,
-    /// `user_store`, `state_store` or `issuer`.
+    /// `user_store`, `state_store`, `custody` or `issuer`.
     pub component: &'static str,
     /// Why it cannot, in one line; `None` when it can.
     pub problem: Option<String>,

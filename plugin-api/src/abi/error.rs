@@ -16,6 +16,7 @@ impl ErrorCode {
     const INVALID_CALL: Self = Self(4);
     const DEADLINE_EXCEEDED: Self = Self(5);
     const PANICKED: Self = Self(6);
+    const FULL: Self = Self(7);
 }
 
 /// A [`PluginError`].
@@ -31,6 +32,7 @@ impl From<PluginError> for Failure {
         let (code, message) = match error {
             PluginError::Unavailable(message) => (ErrorCode::UNAVAILABLE, message),
             PluginError::Busy => (ErrorCode::BUSY, String::new()),
+            PluginError::Full(message) => (ErrorCode::FULL, message),
             PluginError::Corrupt(message) => (ErrorCode::CORRUPT, message),
             PluginError::InvalidCall(message) => (ErrorCode::INVALID_CALL, message),
             PluginError::DeadlineExceeded => (ErrorCode::DEADLINE_EXCEEDED, String::new()),
@@ -45,6 +47,7 @@ impl From<Failure> for PluginError {
         let message = failure.message.into_string();
         match failure.code {
             ErrorCode::BUSY => Self::Busy,
+            ErrorCode::FULL => Self::Full(message),
             ErrorCode::CORRUPT => Self::Corrupt(message),
             ErrorCode::INVALID_CALL => Self::InvalidCall(message),
             ErrorCode::DEADLINE_EXCEEDED => Self::DeadlineExceeded,

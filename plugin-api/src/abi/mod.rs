@@ -12,6 +12,7 @@
 mod bridge;
 mod cipher;
 mod component;
+mod custody;
 mod error;
 mod future;
 mod host;
@@ -26,6 +27,7 @@ mod time;
 mod user_store;
 
 pub use cipher::SuiteObject;
+pub use custody::CustodyObject;
 pub use error::{ErrorCode, Failure, InitFailure};
 pub use host::{HostFunctions, HostObject};
 pub use issuer::IssuerObject;

@@ -6,7 +6,7 @@ use abi_stable::{
     std_types::{ROption, RSlice, RStr, RString, RVec},
 };
 
-use crate::{CounterUse, Cursor, IndexTerm, Page, PluginError, Put, Record, Scan, Verdict, Written};
+use crate::{CounterPosition, CounterUse, Cursor, IndexTerm, Page, PluginError, Put, Record, Scan, Verdict, Written};
 
 /// A [`Record`].
 #[repr(C)]
@@ -78,6 +78,15 @@ pub struct CounterUseParts {
     counter: u64,
     nonce: [u8; 32],
     time_ms: u64,
+}
+
+/// A [`CounterPosition`].
+#[repr(C)]
+#[derive(StableAbi)]
+pub struct CounterPositionParts {
+    credential: [u8; 16],
+    epoch: u32,
+    counter: u64,
 }
 
 /// A [`Verdict`].
@@ -229,6 +238,20 @@ impl From<&CounterUseParts> for CounterUse {
     fn from(parts: &CounterUseParts) -> Self {
         let CounterUseParts { credential, epoch, counter, nonce, time_ms } = *parts;
         Self { credential, epoch, counter, nonce, time_ms }
+    }
+}
+
+impl From<CounterPosition> for CounterPositionParts {
+    fn from(position: CounterPosition) -> Self {
+        let CounterPosition { credential, epoch, counter } = position;
+        Self { credential, epoch, counter }
+    }
+}
+
+impl From<CounterPositionParts> for CounterPosition {
+    fn from(parts: CounterPositionParts) -> Self {
+        let CounterPositionParts { credential, epoch, counter } = parts;
+        Self { credential, epoch, counter }
     }
 }
 

@@ -17,6 +17,7 @@ use abi_stable::{
 use super::{
     bridge,
     cipher::SuiteObject,
+    custody::CustodyObject,
     error::InitFailure,
     host::HostObject,
     issuer::IssuerObject,
@@ -62,6 +63,7 @@ pub struct PluginRoot {
     user_store: unsafe extern "C" fn(Object) -> ROption<UserStoreObject>,
     state_store: unsafe extern "C" fn(Object) -> ROption<StateStoreObject>,
     issuer: unsafe extern "C" fn(Object) -> ROption<IssuerObject>,
+    custody: unsafe extern "C" fn(Object) -> ROption<CustodyObject>,
     #[sabi(last_prefix_field)]
     release: unsafe extern "C" fn(Object),
 }
@@ -85,6 +87,8 @@ pub struct Delivered {
     pub state_store: Option<StateStoreObject>,
     /// Its issuer.
     pub issuer: Option<IssuerObject>,
+    /// Its key custody.
+    pub custody: Option<CustodyObject>,
 }
 
 impl PluginRootRef {
@@ -107,6 +111,7 @@ impl PluginRootRef {
                 user_store: self.user_store()(plugin).into_option(),
                 state_store: self.state_store()(plugin).into_option(),
                 issuer: self.issuer()(plugin).into_option(),
+                custody: self.custody()(plugin).into_option(),
             };
             self.release()(plugin);
             Ok(delivered)
@@ -118,7 +123,7 @@ impl PluginRootRef {
 type Started = Mutex<Plugin>;
 
 extern "C" fn constructor<E: Entry>() -> RootModuleResult {
-    let root = PluginRoot { init: init::<E>, suites, user_store, state_store, issuer, release };
+    let root = PluginRoot { init: init::<E>, suites, user_store, state_store, issuer, custody, release };
     // SAFETY: the reverse cast is made by the host once the layout has been checked.
     ROk(unsafe { root.leak_into_prefix().to_prefix_ref().cast() })
 }
@@ -175,6 +180,12 @@ unsafe extern "C" fn issuer(plugin: Object) -> ROption<IssuerObject> {
     // SAFETY: see above.
     let issuer = unsafe { with(plugin, |plugin| plugin.issuer.take().map(|i| (i, plugin.poll_in.clone()))) };
     issuer.map_or(ROption::RNone, |(issuer, poll_in)| IssuerObject::new(issuer, poll_in))
+}
+
+unsafe extern "C" fn custody(plugin: Object) -> ROption<CustodyObject> {
+    // SAFETY: see above.
+    let custody = unsafe { with(plugin, |plugin| plugin.custody.take().map(|c| (c, plugin.poll_in.clone()))) };
+    custody.map(|(custody, poll_in)| CustodyObject::new(custody, poll_in)).into()
 }
 
 unsafe extern "C" fn release(plugin: Object) {

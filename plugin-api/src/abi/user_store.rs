@@ -11,9 +11,13 @@ use super::{
     component::Lent,
     future::Answer,
     object::Object,
-    records::{CounterUseParts, PageParts, PutParts, RecordParts, ScanParts, VerdictCode, WrittenParts},
+    records::{
+        CounterPositionParts, CounterUseParts, PageParts, PutParts, RecordParts, ScanParts, VerdictCode, WrittenParts,
+    },
 };
-use crate::{CounterUse, Page, PluginError, Put, Record, Scan, UserStore, Verdict, Written, plugin::PollIn};
+use crate::{
+    CounterPosition, CounterUse, Page, PluginError, Put, Record, Scan, UserStore, Verdict, Written, plugin::PollIn,
+};
 
 /// A user store of a plugin. In the host it is a [`UserStore`] again.
 #[repr(C)]
@@ -33,8 +37,15 @@ pub struct UserStoreTable {
     put: for<'a> unsafe extern "C" fn(Object, put: PutParts<'a>) -> Answer<'a, WrittenParts>,
     delete: for<'a> unsafe extern "C" fn(Object, key: RStr<'a>, expected: u64) -> Answer<'a, WrittenParts>,
     scan: for<'a> unsafe extern "C" fn(Object, scan: ScanParts<'a>) -> Answer<'a, PageParts>,
+    list: for<'a> unsafe extern "C" fn(Object, after: ROption<RStr<'a>>, limit: usize) -> Answer<'a, RVec<RecordParts>>,
     consume: for<'a> unsafe extern "C" fn(Object, uses: RSlice<'a, CounterUseParts>) -> Answer<'a, RVec<VerdictCode>>,
     forget_counters: for<'a> unsafe extern "C" fn(Object, credential: &'a [u8; 16]) -> Answer<'a, ()>,
+    counters: for<'a> unsafe extern "C" fn(
+        Object,
+        after: ROption<CounterPositionParts>,
+        limit: usize,
+        unused: RStr<'a>,
+    ) -> Answer<'a, RVec<CounterUseParts>>,
     #[sabi(last_prefix_field)]
     health: for<'a> unsafe extern "C" fn(Object, unused: RStr<'a>) -> Answer<'a, ()>,
 }
@@ -45,7 +56,8 @@ impl UserStoreObject {
     /// Lends `store` to another library.
     pub(crate) fn new(store: Box<dyn UserStore>, poll_in: Option<PollIn>) -> Self {
         let table =
-            UserStoreTable { release, get, put, delete, scan, consume, forget_counters, health }.leak_into_prefix();
+            UserStoreTable { release, get, put, delete, scan, list, consume, forget_counters, counters, health }
+                .leak_into_prefix();
         Self { object: Store::object(store.into(), poll_in), table }
     }
 }
@@ -87,6 +99,12 @@ impl UserStore for UserStoreObject {
         Ok(answer.await.into_result()?.into())
     }
 
+    async fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<Record>, PluginError> {
+        // SAFETY: as in `get`.
+        let answer = unsafe { (self.table.list())(self.object, after.map(Into::into).into(), limit) };
+        Ok(answer.await.into_result()?.into_iter().map(Into::into).collect())
+    }
+
     async fn consume(&self, uses: &[CounterUse]) -> Result<Vec<Verdict>, PluginError> {
         let uses: Vec<CounterUseParts> = uses.iter().map(Into::into).collect();
         // SAFETY: as in `get`.
@@ -98,6 +116,12 @@ impl UserStore for UserStoreObject {
         // SAFETY: as in `get`.
         let answer = unsafe { (self.table.forget_counters())(self.object, &credential) };
         Ok(answer.await.into_result()?)
+    }
+
+    async fn counters(&self, after: Option<CounterPosition>, limit: usize) -> Result<Vec<CounterUse>, PluginError> {
+        // SAFETY: as in `get`.
+        let answer = unsafe { (self.table.counters())(self.object, after.map(Into::into).into(), limit, "".into()) };
+        Ok(answer.await.into_result()?.iter().map(Into::into).collect())
     }
 
     async fn health(&self) -> Result<(), PluginError> {
@@ -144,6 +168,14 @@ unsafe extern "C" fn scan<'a>(object: Object, scan: ScanParts<'a>) -> Answer<'a,
     store.answer(async move { store.component.scan(scan.into()).await }, Into::into)
 }
 
+unsafe extern "C" fn list<'a>(object: Object, after: ROption<RStr<'a>>, limit: usize) -> Answer<'a, RVec<RecordParts>> {
+    // SAFETY: see above.
+    let store = unsafe { object.get::<Store>() };
+    let after = after.into_option();
+    let call = async move { store.component.list(after.as_ref().map(RStr::as_str), limit).await };
+    store.answer(call, |records| records.into_iter().map(Into::into).collect())
+}
+
 unsafe extern "C" fn consume<'a>(object: Object, uses: RSlice<'a, CounterUseParts>) -> Answer<'a, RVec<VerdictCode>> {
     // SAFETY: see above.
     let store = unsafe { object.get::<Store>() };
@@ -158,6 +190,19 @@ unsafe extern "C" fn forget_counters<'a>(object: Object, credential: &'a [u8; 16
     // SAFETY: see above.
     let store = unsafe { object.get::<Store>() };
     store.answer(async move { store.component.forget_counters(*credential).await }, |()| ())
+}
+
+unsafe extern "C" fn counters<'a>(
+    object: Object,
+    after: ROption<CounterPositionParts>,
+    limit: usize,
+    _unused: RStr<'a>,
+) -> Answer<'a, RVec<CounterUseParts>> {
+    // SAFETY: see above.
+    let store = unsafe { object.get::<Store>() };
+    let after = after.into_option().map(Into::into);
+    let call = async move { store.component.counters(after, limit).await };
+    store.answer(call, |rows| rows.iter().map(Into::into).collect())
 }
 
 unsafe extern "C" fn health<'a>(object: Object, _unused: RStr<'a>) -> Answer<'a, ()> {

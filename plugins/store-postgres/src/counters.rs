@@ -10,7 +10,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use claviger_plugin_api::{COUNTER_RETENTION, COUNTER_WINDOW, CounterUse, Verdict};
+use claviger_plugin_api::{COUNTER_RETENTION, COUNTER_WINDOW, CounterPosition, CounterUse, Verdict};
 use diesel::sql_types::{BigInt, Binary, Nullable};
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
 
@@ -63,6 +63,44 @@ pub(crate) async fn forget(connection: &mut AsyncPgConnection, credential: &[u8;
     let statement = Statement::<()>::new("DELETE FROM claviger_counters WHERE credential = ?").bytes(*credential);
     statement.execute(connection).await?;
     Ok(())
+}
+
+/// Up to `limit` rows behind a position, in order.
+pub(crate) async fn list(
+    connection: &mut AsyncPgConnection,
+    after: Option<CounterPosition>,
+    limit: usize,
+) -> Result<Vec<CounterUse>, Fault> {
+    let statement = match after {
+        // No credential is empty, so all rows lie behind this position.
+        None => Statement::<Columns>::new(LIST).bytes([]).number(0).number(0),
+        Some(after) => {
+            Statement::new(LIST).bytes(after.credential).number(i64::from(after.epoch)).number(to_stored(after.counter))
+        }
+    };
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let rows: Vec<Row> = statement.number(limit).load(connection).await?;
+    rows.into_iter().map(counter_use).collect()
+}
+
+const LIST: &str = "
+    SELECT credential, epoch, counter, nonce, recorded FROM claviger_counters
+    WHERE (credential, epoch, counter) > (?, ?, ?)
+    ORDER BY credential, epoch, counter LIMIT ?";
+
+/// Credential, epoch, counter, nonce, time.
+type Row = (Vec<u8>, i64, i64, Vec<u8>, i64);
+type Columns = (Binary, BigInt, BigInt, Binary, BigInt);
+
+fn counter_use((credential, epoch, counter, nonce, recorded): Row) -> Result<CounterUse, Fault> {
+    let corrupt = |what: &str| Fault::Corrupt(format!("the {what} of a counter is out of range"));
+    Ok(CounterUse {
+        credential: credential.try_into().map_err(|_| corrupt("credential"))?,
+        epoch: epoch.try_into().map_err(|_| corrupt("epoch"))?,
+        counter: from_stored(counter),
+        nonce: nonce.try_into().map_err(|_| corrupt("nonce"))?,
+        time_ms: u64::try_from(recorded).map_err(|_| corrupt("time"))?.saturating_mul(1000),
+    })
 }
 
 /// Deletes, of the lowest rows that are below the window, those that were kept

@@ -47,8 +47,8 @@ use std::{
 };
 
 use claviger_plugin_api::{
-    Context, CounterUse, InitError, Page, Plugin, PluginError, Put, Record, Scan, UserStore, Verdict, Written,
-    async_trait, limits,
+    Context, CounterPosition, CounterUse, InitError, Page, Plugin, PluginError, Put, Record, Scan, UserStore, Verdict,
+    Written, async_trait, limits,
 };
 use diesel::sql_types::Integer;
 use diesel_async::RunQueryDsl;
@@ -200,6 +200,12 @@ impl UserStore for PostgresStore {
         lease.call(async |connection| records::scan(connection, &scan).await).await
     }
 
+    async fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<Record>, PluginError> {
+        limits::page(limit)?;
+        let lease = self.pool.lease().await?;
+        lease.call(async |connection| records::list(connection, after, limit).await).await
+    }
+
     async fn consume(&self, uses: &[CounterUse]) -> Result<Vec<Verdict>, PluginError> {
         limits::batch(uses.len())?;
         let lease = self.pool.lease().await?;
@@ -215,6 +221,12 @@ impl UserStore for PostgresStore {
     async fn forget_counters(&self, credential: [u8; 16]) -> Result<(), PluginError> {
         let lease = self.pool.lease().await?;
         lease.call(async |connection| counters::forget(connection, &credential).await).await
+    }
+
+    async fn counters(&self, after: Option<CounterPosition>, limit: usize) -> Result<Vec<CounterUse>, PluginError> {
+        limits::page(limit)?;
+        let lease = self.pool.lease().await?;
+        lease.call(async |connection| counters::list(connection, after, limit).await).await
     }
 
     async fn health(&self) -> Result<(), PluginError> {

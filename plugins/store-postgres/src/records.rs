@@ -166,6 +166,27 @@ const SCAN: &str = "
     FROM page p JOIN claviger_records r ON r.key = p.key
     ORDER BY p.value, p.key";
 
+/// Up to `limit` records behind a key, whatever their terms, seen at one moment.
+pub(crate) async fn list(
+    connection: &mut AsyncPgConnection,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<Vec<Record>, Fault> {
+    // No key is empty.
+    let statement = Statement::<RowTypes>::new(LIST).bytes(after.unwrap_or_default());
+    let rows: Vec<Row> = statement.number(i64::try_from(limit).unwrap_or(i64::MAX)).load(connection).await?;
+    rows.into_iter().map(record).collect()
+}
+
+const LIST: &str = "
+    WITH page AS MATERIALIZED (
+        SELECT key, version, value FROM claviger_records WHERE key > ? ORDER BY key LIMIT ?
+    )
+    SELECT r.key, r.version, r.value,
+           ARRAY(SELECT t.name FROM claviger_terms t WHERE t.key = r.key ORDER BY t.name, t.value),
+           ARRAY(SELECT t.value FROM claviger_terms t WHERE t.key = r.key ORDER BY t.name, t.value)
+    FROM page r ORDER BY r.key";
+
 fn record((key, version, value, names, values): Row) -> Result<Record, Fault> {
     let key = text(key)?;
     let version = u64::try_from(version).map_err(|_| corrupt_version(&key))?;

@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use claviger_plugin_api::{COUNTER_RETENTION, COUNTER_WINDOW, CounterUse, Verdict};
+use claviger_plugin_api::{COUNTER_RETENTION, COUNTER_WINDOW, CounterPosition, CounterUse, Verdict};
 use diesel::{
     insert_into,
     prelude::*,
@@ -27,6 +27,51 @@ pub(crate) fn consume(
 pub(crate) fn forget(connection: &mut SqliteConnection, credential: &[u8; 16]) -> Result<(), Fault> {
     diesel::delete(counters::table.filter(counters::credential.eq(&credential[..]))).execute(connection)?;
     Ok(())
+}
+
+/// Up to `limit` rows behind a position, in order. Up to three queries, each
+/// a walk along the primary key.
+pub(crate) fn list(
+    connection: &mut SqliteConnection,
+    after: Option<CounterPosition>,
+    limit: usize,
+) -> Result<Vec<CounterUse>, Fault> {
+    let columns = (counters::credential, counters::epoch, counters::counter, counters::nonce, counters::recorded);
+    let all = || counters::table.select(columns).order((counters::credential, counters::epoch, counters::counter));
+    let left = |found: &[Row]| i64::try_from(limit - found.len()).unwrap_or(i64::MAX);
+    let found = connection.transaction(|connection| {
+        let Some(after) = after else { return all().limit(left(&[])).load::<Row>(connection) };
+        let (credential, epoch) = (&after.credential[..], i64::from(after.epoch));
+        let same = counters::credential.eq(credential);
+        let mut found: Vec<Row> = all()
+            .filter(same.and(counters::epoch.eq(epoch)).and(counters::counter.gt(to_stored(after.counter))))
+            .limit(left(&[]))
+            .load(connection)?;
+        if found.len() < limit {
+            let epochs = all().filter(same.and(counters::epoch.gt(epoch)));
+            found.extend(epochs.limit(left(&found)).load::<Row>(connection)?);
+        }
+        if found.len() < limit {
+            let others = all().filter(counters::credential.gt(credential));
+            found.extend(others.limit(left(&found)).load::<Row>(connection)?);
+        }
+        Ok(found)
+    })?;
+    found.into_iter().map(counter_use).collect()
+}
+
+/// Credential, epoch, counter, nonce, time.
+type Row = (Vec<u8>, i64, i64, Vec<u8>, i64);
+
+fn counter_use((credential, epoch, counter, nonce, recorded): Row) -> Result<CounterUse, Fault> {
+    let corrupt = |what: &str| Fault::Corrupt(format!("the {what} of a counter is out of range"));
+    Ok(CounterUse {
+        credential: credential.try_into().map_err(|_| corrupt("credential"))?,
+        epoch: epoch.try_into().map_err(|_| corrupt("epoch"))?,
+        counter: from_stored(counter),
+        nonce: nonce.try_into().map_err(|_| corrupt("nonce"))?,
+        time_ms: u64::try_from(recorded).map_err(|_| corrupt("time"))?.saturating_mul(1000),
+    })
 }
 
 /// A clock from before 1970 stands at it.

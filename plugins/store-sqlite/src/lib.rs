@@ -40,8 +40,8 @@ mod worker;
 use std::{sync::Arc, time::SystemTime};
 
 use claviger_plugin_api::{
-    Context, CounterUse, InitError, Page, Plugin, PluginError, Put, Record, Scan, UserStore, Verdict, Written,
-    async_trait, limits,
+    Context, CounterPosition, CounterUse, InitError, Page, Plugin, PluginError, Put, Record, Scan, UserStore, Verdict,
+    Written, async_trait, limits,
 };
 use diesel::prelude::*;
 use serde::Deserialize;
@@ -184,6 +184,12 @@ impl UserStore for SqliteStore {
         self.readers.call(move |connection| records::scan(connection, &scan)).await
     }
 
+    async fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<Record>, PluginError> {
+        limits::page(limit)?;
+        let after = after.map(str::to_owned);
+        self.readers.call(move |connection| records::list(connection, after.as_deref(), limit)).await
+    }
+
     async fn consume(&self, uses: &[CounterUse]) -> Result<Vec<Verdict>, PluginError> {
         limits::batch(uses.len())?;
         let (uses, clock) = (uses.to_vec(), self.clock.clone());
@@ -192,6 +198,11 @@ impl UserStore for SqliteStore {
 
     async fn forget_counters(&self, credential: [u8; 16]) -> Result<(), PluginError> {
         self.writer.call(move |connection| counters::forget(connection, &credential)).await
+    }
+
+    async fn counters(&self, after: Option<CounterPosition>, limit: usize) -> Result<Vec<CounterUse>, PluginError> {
+        limits::page(limit)?;
+        self.readers.call(move |connection| counters::list(connection, after, limit)).await
     }
 
     async fn health(&self) -> Result<(), PluginError> {

@@ -108,6 +108,26 @@ pub(crate) fn scan(connection: &mut SqliteConnection, scan: &Scan) -> Result<Pag
     })
 }
 
+/// Up to `limit` records behind a key, whatever their terms, seen at one moment.
+pub(crate) fn list(connection: &mut SqliteConnection, after: Option<&str>, limit: usize) -> Result<Vec<Record>, Fault> {
+    connection.transaction(|connection| {
+        // No key is empty.
+        let rows: Vec<Row> = records::table
+            .filter(records::key.gt(after.unwrap_or_default()))
+            .order(records::key)
+            .limit(rows(limit))
+            .load(connection)?;
+        let keys: Vec<String> = rows.iter().map(|row| row.0.clone()).collect();
+        let mut terms = terms_of(connection, &keys)?;
+        rows.into_iter()
+            .map(|row| {
+                let terms = terms.remove(&row.0).unwrap_or_default();
+                record(row, terms)
+            })
+            .collect()
+    })
+}
+
 /// Up to `limit` index entries behind the cursor, each with its record. Two
 /// queries, so that each is one walk along the primary key, however many
 /// records share a term value.

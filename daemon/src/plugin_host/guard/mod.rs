@@ -9,6 +9,7 @@
 //! ended, which is why the contract forbids it.
 
 mod cipher;
+mod custody;
 mod issuer;
 mod state_store;
 mod user_store;
@@ -24,6 +25,7 @@ use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 use tracing::{error, warn};
 
 pub(super) use cipher::GuardedSuite;
+pub(super) use custody::GuardedCustody;
 pub(super) use issuer::GuardedIssuer;
 pub(super) use state_store::GuardedStateStore;
 pub(super) use user_store::GuardedUserStore;
@@ -138,6 +140,7 @@ fn tidy(error: PluginError) -> PluginError {
     match error {
         PluginError::Unavailable(text) => PluginError::Unavailable(one_line(&text)),
         PluginError::Corrupt(text) => PluginError::Corrupt(one_line(&text)),
+        PluginError::Full(text) => PluginError::Full(one_line(&text)),
         PluginError::InvalidCall(text) => PluginError::InvalidCall(one_line(&text)),
         other => other,
     }
@@ -151,6 +154,7 @@ fn outcome<T>(result: &Result<T, PluginError>) -> usize {
         Err(PluginError::InvalidCall(_)) => 4,
         Err(PluginError::DeadlineExceeded) => 5,
         Err(PluginError::Panicked) => 6,
+        Err(PluginError::Full(_)) => 9,
         // `Unavailable`, and what a later version of the interface may add.
         Err(_) => 1,
     }
@@ -161,8 +165,28 @@ fn ensure(condition: bool, fault: impl FnOnce() -> String) -> Result<(), String>
     if condition { Ok(()) } else { Err(fault()) }
 }
 
-const OUTCOMES: [&str; 9] =
-    ["ok", "unavailable", "busy", "corrupt", "invalid_call", "deadline", "panicked", "broken_contract", "cancelled"];
+/// Whoever follows a listing comes to an end: it rises from behind `after`.
+fn rising<T: PartialOrd>(found: impl Iterator<Item = T>, after: Option<T>, limit: usize) -> Result<(), String> {
+    let (mut last, mut count) = (after, 0);
+    for one in found {
+        ensure(last.as_ref().is_none_or(|last| one > *last), || "a listing out of order".into())?;
+        (last, count) = (Some(one), count + 1);
+    }
+    ensure(count <= limit, || format!("{count} entries where at most {limit} were asked"))
+}
+
+const OUTCOMES: [&str; 10] = [
+    "ok",
+    "unavailable",
+    "busy",
+    "corrupt",
+    "invalid_call",
+    "deadline",
+    "panicked",
+    "broken_contract",
+    "cancelled",
+    "full",
+];
 const BROKEN: usize = 7;
 const CANCELLED: usize = 8;
 const CALLS: &str = "claviger_plugin_calls_total";

@@ -2,10 +2,10 @@
 
 use async_trait::async_trait;
 use claviger_plugin_api::{
-    CounterUse, Cursor, MAX_VALUE, Page, PluginError, Put, Record, Scan, UserStore, Verdict, Written,
+    CounterPosition, CounterUse, Cursor, MAX_VALUE, Page, PluginError, Put, Record, Scan, UserStore, Verdict, Written,
 };
 
-use super::{Call, Guard, ensure};
+use super::{Call, Guard, ensure, rising};
 
 pub(in super::super) struct GuardedUserStore<S> {
     guard: Guard,
@@ -14,8 +14,10 @@ pub(in super::super) struct GuardedUserStore<S> {
     put: Call,
     delete: Call,
     scan: Call,
+    list: Call,
     consume: Call,
     forget_counters: Call,
+    counters: Call,
     health: Call,
 }
 
@@ -26,8 +28,10 @@ impl<S: UserStore> GuardedUserStore<S> {
             put: guard.call("user_store.put"),
             delete: guard.call("user_store.delete"),
             scan: guard.call("user_store.scan"),
+            list: guard.call("user_store.list"),
             consume: guard.call("user_store.consume"),
             forget_counters: guard.call("user_store.forget_counters"),
+            counters: guard.call("user_store.counters"),
             health: guard.call("user_store.health"),
             guard,
             store,
@@ -55,6 +59,14 @@ impl<S: UserStore> UserStore for GuardedUserStore<S> {
         self.guard.run(&self.scan, self.store.scan(scan), move |found| page(&asked, found)).await
     }
 
+    async fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<Record>, PluginError> {
+        let check = |records: &Vec<Record>| {
+            rising(records.iter().map(|record| record.key.as_str()), after, limit)?;
+            records.iter().try_for_each(record)
+        };
+        self.guard.run(&self.list, self.store.list(after, limit), check).await
+    }
+
     async fn consume(&self, uses: &[CounterUse]) -> Result<Vec<Verdict>, PluginError> {
         let check = |verdicts: &Vec<Verdict>| {
             ensure(verdicts.len() == uses.len(), || {
@@ -66,6 +78,13 @@ impl<S: UserStore> UserStore for GuardedUserStore<S> {
 
     async fn forget_counters(&self, credential: [u8; 16]) -> Result<(), PluginError> {
         self.guard.run(&self.forget_counters, self.store.forget_counters(credential), |()| Ok(())).await
+    }
+
+    async fn counters(&self, after: Option<CounterPosition>, limit: usize) -> Result<Vec<CounterUse>, PluginError> {
+        let position =
+            |row: &CounterUse| CounterPosition { credential: row.credential, epoch: row.epoch, counter: row.counter };
+        let check = |rows: &Vec<CounterUse>| rising(rows.iter().map(position), after, limit);
+        self.guard.run(&self.counters, self.store.counters(after, limit), check).await
     }
 
     async fn health(&self) -> Result<(), PluginError> {

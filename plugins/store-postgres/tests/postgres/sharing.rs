@@ -18,7 +18,8 @@ fn two(configuration: &Configuration) -> [Arc<PostgresStore>; 2] {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn of_two_stores_exactly_one_is_told_fresh() {
-    let stores = two(&Server::shared().database());
+    let server = Server::shared();
+    let stores = two(&server.database());
     for round in 0..20 {
         let mut calls = JoinSet::new();
         for number in 0..8_u8 {
@@ -43,7 +44,8 @@ async fn of_two_stores_exactly_one_is_told_fresh() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn of_two_writes_exactly_one_is_done() {
-    let stores = two(&Server::shared().database());
+    let server = Server::shared();
+    let stores = two(&server.database());
     for version in 0..50 {
         let mut calls = JoinSet::new();
         for number in 0..6 {

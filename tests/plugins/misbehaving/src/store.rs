@@ -7,8 +7,8 @@ use std::{
 };
 
 use claviger_plugin_api::{
-    CounterUse, Cursor, IndexTerm, Page, PluginError, Put, Record, Scan, StateStore, UserStore, Verdict, Written,
-    async_trait,
+    CounterPosition, CounterUse, Cursor, IndexTerm, Page, PluginError, Put, Record, Scan, StateStore, UserStore,
+    Verdict, Written, async_trait,
 };
 
 use crate::Plan;
@@ -101,6 +101,22 @@ impl UserStore for Users {
 
     async fn forget_counters(&self, _credential: [u8; 16]) -> Result<(), PluginError> {
         self.call("user_store.forget_counters").await.map(|_| ())
+    }
+
+    async fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<Record>, PluginError> {
+        let lie = self.call("user_store.list").await?;
+        let records = self.records();
+        let behind = records.values().filter(|record| after.is_none_or(|after| record.key.as_str() > after));
+        let mut found: Vec<Record> = behind.take(limit).cloned().collect();
+        if lie {
+            found.reverse();
+        }
+        Ok(found)
+    }
+
+    async fn counters(&self, _after: Option<CounterPosition>, _limit: usize) -> Result<Vec<CounterUse>, PluginError> {
+        self.call("user_store.counters").await?;
+        Ok(Vec::new())
     }
 
     async fn health(&self) -> Result<(), PluginError> {
