@@ -61,7 +61,8 @@ async fn of_two_writes_exactly_one_is_done() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn dropped_calls_leave_nothing_half_done_and_the_pool_whole() {
-    let store = open(Configuration { pool: 2, ..Server::shared().database() });
+    let server = Server::shared();
+    let store = open(Configuration { pool: 2, ..server.database() });
     let uses: Vec<_> = (0..200).map(|counter| counter_use(1, counter, 1)).collect();
     for micros in (0..60).map(|step| step * 200) {
         let uses: Vec<_> =
