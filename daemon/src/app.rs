@@ -303,7 +303,15 @@ async fn build_management(
         needed: "user store",
         role: "management",
     })?;
-    Ok(Management::start(realm.clone(), section, suites, store, clock::system()).await?)
+    let custody = match &section.custody {
+        None => None,
+        Some(name) => Some(plugins.custody(name).ok_or_else(|| Error::Component {
+            plugin: name.clone(),
+            needed: "key custody",
+            role: "management",
+        })?),
+    };
+    Ok(Management::start(realm.clone(), section, suites, store, custody, clock::system()).await?)
 }
 
 fn management_listeners(section: &ManagementConfig, role: &Arc<Management>) -> Result<Vec<Listener>, Error> {

@@ -115,6 +115,10 @@ fn plugins(root: &mut Table<'_>) -> Vec<PluginConfig> {
 
 fn management(table: &mut Table<'_>, plugins: &[&str]) -> Option<ManagementConfig> {
     let store = plugin_name(table, "store", plugins);
+    let custody = table.optional("custody", name);
+    if let Some(custody) = &custody {
+        known_plugin(table, "custody", custody, plugins, "");
+    }
     let suites = table.or("suites", SUITES.to_vec(), set(suite));
     let kems = table.or("kems", KEMS.to_vec(), set(kem));
     let key_encryption_key = table.required("key_encryption_key", "the file that `clavigerd keys init` made", path);
@@ -158,6 +162,7 @@ fn management(table: &mut Table<'_>, plugins: &[&str]) -> Option<ManagementConfi
     });
     Some(ManagementConfig {
         store: store?,
+        custody,
         suites,
         kems,
         key_encryption_key: key_encryption_key?,

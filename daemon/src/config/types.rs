@@ -108,6 +108,8 @@ pub struct PluginConfig {
 pub struct ManagementConfig {
     /// The plugin that holds the users.
     pub store: String,
+    /// The plugin in whose custody unique keys are; `None`: sealed in the records.
+    pub custody: Option<String>,
     /// Enabled suites by registry id, at least one, none twice; new enrolments get the first.
     pub suites: Vec<u16>,
     /// Enabled key exchanges by registry id, at least one, none twice.

@@ -88,7 +88,7 @@ impl World {
     /// A management role on the realm's store. Must be called inside a tokio runtime.
     pub(crate) async fn management(&self) -> Result<Arc<Management>, String> {
         let (suites, store) = (self.suites.clone(), self.store.clone());
-        let started = Management::start(self.realm.clone(), &self.section, suites, store, clock::system());
+        let started = Management::start(self.realm.clone(), &self.section, suites, store, None, clock::system());
         started.await.map_err(|error| error.to_string())
     }
 
