@@ -14,8 +14,8 @@ use super::{
         TelemetryConfig, TerminalsListener,
     },
     values::{
-        boolean, choice, duration, integer, json, kem, label, list, name, origin, path, set, sha256, socket,
-        socket_or_off, suite, text,
+        boolean, choice, duration, integer, json, kem, label, list, name, one_or_more, origin, path, set, sha256,
+        socket, socket_or_off, suite, text,
     },
 };
 
@@ -245,11 +245,12 @@ fn service(table: &mut Table<'_>, plugins: &[&str], roles: Option<Roles>) -> Opt
 }
 
 fn manager(table: &mut Table<'_>) -> Option<ManagerConfig> {
-    let url = table.required("url", "the manager's listener for services, https://HOST[:PORT]", origin("https"));
+    let listener = "the manager's listener for services, https://HOST[:PORT]";
+    let urls = table.required("url", listener, one_or_more(origin("https")));
     let ca = table.required("ca", "the PEM file of the manager's authority", path);
     let certificate = table.required("certificate", CERTIFICATE, path);
     let private_key = table.required("private_key", PRIVATE_KEY, path);
-    Some(ManagerConfig { url: url?, ca: ca?, certificate: certificate?, private_key: private_key? })
+    Some(ManagerConfig { urls: urls?, ca: ca?, certificate: certificate?, private_key: private_key? })
 }
 
 type Listener = (Option<SocketAddr>, Option<PathBuf>, Option<PathBuf>);

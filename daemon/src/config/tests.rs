@@ -297,6 +297,31 @@ fn a_role_is_chosen_by_the_environment_from_a_common_file() {
 }
 
 #[test]
+fn the_management_server_may_be_several_daemons() {
+    let (_directory, file) = written(RIGHT);
+    let load = |urls: &str| {
+        let manager = |key: &str, value: &str| (format!("CLAVIGER__SERVICE__MANAGER__{key}"), value.to_owned());
+        let mut variables = vec![manager("URL", urls), ("CLAVIGER__ROLES".to_owned(), "service".to_owned())];
+        variables.extend(["CA", "CERTIFICATE", "PRIVATE_KEY"].map(|key| manager(key, "file")));
+        load_with(&file, variables).map(|config| config.service.expect("service").manager.expect("manager").urls)
+    };
+    assert_eq!(load("https://a").expect("one"), ["https://a"]);
+    assert_eq!(load("https://a, https://b:8444").expect("two"), ["https://a", "https://b:8444"]);
+    let error = load("https://a,https://a").expect_err("twice");
+    assert!(error.problems()[0].to_string().contains("names something twice"), "{error}");
+
+    let tables = |url: &str| {
+        let manager =
+            format!("[service.manager]\nurl = {url}\nca = \"ca\"\ncertificate = \"c\"\nprivate_key = \"k\"\n");
+        let (_directory, file) = written(&format!("{RIGHT}\n{manager}"));
+        load_with(&file, [("CLAVIGER__ROLES".to_owned(), "service".to_owned())])
+    };
+    let urls = tables(r#"["https://a", "https://b"]"#).expect("right").service.expect("service").manager;
+    assert_eq!(urls.expect("manager").urls, ["https://a", "https://b"]);
+    assert!(tables("[]").expect_err("empty").problems()[0].to_string().contains("is empty"));
+}
+
+#[test]
 fn a_role_needs_its_table() {
     let (_directory, file) = written("roles = [\"service\"]\nrealm = \"r\"\n");
     let error = load_with(&file, []).expect_err("no [service]");

@@ -291,8 +291,9 @@ pub struct ServiceLimits {
 /// `[service.manager]`: where the management server is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ManagerConfig {
-    /// `https://HOST[:PORT]`, without path or query.
-    pub url: Uri,
+    /// `https://HOST[:PORT]`, without path or query, of each daemon that is the management
+    /// server; at least one. All of them have the same user store.
+    pub urls: Vec<Uri>,
     /// PEM file of the authorities that sign the manager's certificate.
     pub ca: PathBuf,
     /// PEM file of this service's client certificate; SAN URI `idb://<realm>/service/<id>`.

@@ -13,4 +13,5 @@ mod lifecycle;
 mod plugins;
 mod secrecy;
 mod sign_on;
+mod stores;
 mod support;
