@@ -133,7 +133,8 @@ impl RealmKeys {
     }
 }
 
-const KEY: &str = "realm/secret";
+/// Record key of the realm's secret.
+pub const KEY: &str = "realm/secret";
 
 #[cfg(test)]
 mod tests {
