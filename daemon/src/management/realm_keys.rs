@@ -141,7 +141,8 @@ impl RealmKeys {
     }
 }
 
-const KEY: &str = "realm/secret";
+/// Record key of the realm's secret.
+pub const KEY: &str = "realm/secret";
 
 fn first_half(bytes: &[u8; 32]) -> [u8; 16] {
     std::array::from_fn(|at| bytes[at])
