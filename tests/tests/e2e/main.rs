@@ -14,3 +14,4 @@ mod plugins;
 mod secrecy;
 mod sign_on;
 mod support;
+mod transfer;
