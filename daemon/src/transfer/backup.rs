@@ -123,7 +123,7 @@ async fn write(
 /// The records that hold the realm's own keys, with their versions.
 async fn realm_records(store: &Store) -> Result<Vec<Option<Record>>, Error> {
     let keys = [realm_keys::KEY.to_owned()];
-    store.get().get(&keys).await.map_err(|error| store.failed(error))
+    store.call(async |store| store.get(&keys).await).await
 }
 
 /// A file that was read to its end once: all of it is authentic.
@@ -322,7 +322,7 @@ impl Reading {
     }
 }
 
-#[async_trait]
+#[async_trait(?Send)]
 impl Source for Reading {
     async fn records(&mut self) -> Result<Vec<Record>, Error> {
         self.next_records()

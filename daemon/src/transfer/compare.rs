@@ -225,7 +225,7 @@ mod tests {
         size: usize,
     }
 
-    #[async_trait]
+    #[async_trait(?Send)]
     impl Source for Pages {
         async fn records(&mut self) -> Result<Vec<Record>, Error> {
             let size = self.size.min(self.records.len());
