@@ -4,5 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "for tests and benchmarks, which may panic")]
 
 mod postgres;
+mod redis;
 
 pub use postgres::{POSTGRES_PASSWORD, Postgres, give};
+pub use redis::{Redis, RedisCluster, RedisSentinel, TlsFiles};
