@@ -277,9 +277,9 @@ impl Server {
     fn redirected(&self, from: &Node, error: &ServerError) -> Result<Arc<Node>, PluginError> {
         // `MOVED 3999 127.0.0.1:6381`.
         let target = error.details().and_then(|details| details.split_whitespace().nth(1));
-        let address = target.and_then(|target| target.rsplit_once(':')).and_then(|(host, port)| {
-            beside(&from.address, host, port.parse().ok()?)
-        });
+        let address = target
+            .and_then(|target| target.rsplit_once(':'))
+            .and_then(|(host, port)| beside(&from.address, host, port.parse().ok()?));
         Ok(self.node(&address.ok_or_else(|| unexpected("a redirected command"))?))
     }
 

@@ -21,9 +21,10 @@ pub(crate) async fn prepare(server: &Server, names: &Names, configuration: &Conf
     let masters = server.masters().await.map_err(at_start)?;
     for node in &masters {
         // That it answers at all, with settings to check or not.
-        node.ask(redis::cmd("PING")).await.map_err(at_start)?.map_err(|error| {
-            InitError::Unavailable(format!("{}: {}", node.address(), one_line(&error.to_string())))
-        })?;
+        node.ask(redis::cmd("PING"))
+            .await
+            .map_err(at_start)?
+            .map_err(|error| InitError::Unavailable(format!("{}: {}", node.address(), one_line(&error.to_string()))))?;
         if configuration.user_store && configuration.check_settings {
             check(node).await?;
         }
@@ -113,9 +114,9 @@ async fn mark(server: &Server, names: &Names) -> Result<(), InitError> {
 fn agree(found: &str, own: &str) -> Result<(), InitError> {
     match found.split_once(' ') {
         _ if found == own => Ok(()),
-        Some((LAYOUT, shards)) => {
-            Err(InitError::Configuration(format!("shards: the data under this prefix were made with shards = {shards}")))
-        }
+        Some((LAYOUT, shards)) => Err(InitError::Configuration(format!(
+            "shards: the data under this prefix were made with shards = {shards}"
+        ))),
         _ => Err(InitError::Failed(
             "the data under this prefix were written by a newer version of this store or by another program; install \
              that version, or set a prefix of its own"
