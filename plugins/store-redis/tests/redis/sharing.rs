@@ -1,11 +1,17 @@
 //! Several daemons on one server.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use claviger_plugin_api::{CounterUse, PluginError, StateStore, UserStore, Verdict, Written};
 use claviger_servers::{Redis, RedisCluster};
 use claviger_store_redis::{Configuration, RedisStore};
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::sleep};
 
 use super::{counter_use, on, open, put};
 
@@ -110,51 +116,68 @@ async fn scripts_that_the_server_forgot_are_sent_again() {
 async fn slots_may_move() {
     let cluster = RedisCluster::start();
     let store = open(Configuration { cluster: vec![cluster.nodes[0].url()], ..Configuration::new() });
-    let credentials = 0..=255_u8;
-    let uses = |counter| credentials.clone().map(|one| counter_use(one, counter, 1)).collect::<Vec<_>>();
+    let uses = |counter| (0..=255_u8).map(|one| counter_use(one, counter, 1)).collect::<Vec<_>>();
     assert!(store.consume(&uses(1)).await.unwrap().iter().all(|verdict| *verdict == Verdict::Fresh));
-    let [from, to, _] = &cluster.nodes;
-    let (from_id, to_id) = (from.cli(&["CLUSTER", "MYID"]), to.cli(&["CLUSTER", "MYID"]));
-    let moving = {
-        let address = from.url().trim_start_matches("redis://").to_owned();
-        let arguments = [
-            "--cluster",
-            "reshard",
-            &address,
-            "--cluster-from",
-            &from_id,
-            "--cluster-to",
-            &to_id,
-            "--cluster-slots",
-            "5461",
-            "--cluster-yes",
-        ]
-        .map(str::to_owned);
-        let cluster = Arc::new(cluster);
-        let handle = cluster.clone();
-        let task = tokio::task::spawn_blocking(move || {
-            handle.nodes[0].cli(&arguments.each_ref().map(String::as_str));
-        });
-        (cluster, task)
-    };
-    let (cluster, task) = moving;
-    let mut counter = 1;
-    let mut done = vec![1];
-    while !task.is_finished() {
-        counter += 1;
-        match store.consume(&uses(counter)).await {
-            Ok(verdicts) => {
-                assert!(verdicts.iter().all(|verdict| *verdict == Verdict::Fresh), "{verdicts:?}");
-                done.push(counter);
+    let stop = Arc::new(AtomicBool::new(false));
+    let load = tokio::spawn({
+        let (store, stop) = (store.clone(), stop.clone());
+        async move {
+            let mut done = vec![1];
+            for counter in 2.. {
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                match store.consume(&uses(counter)).await {
+                    Ok(verdicts) => {
+                        assert!(verdicts.iter().all(|verdict| *verdict == Verdict::Fresh), "{verdicts:?}");
+                        done.push(counter);
+                    }
+                    Err(error) => assert!(matches!(error, PluginError::Unavailable(_)), "{error:?}"),
+                }
+                sleep(Duration::from_millis(20)).await;
             }
-            Err(error) => assert!(matches!(error, PluginError::Unavailable(_)), "{error:?}"),
+            done
         }
-    }
-    task.await.unwrap();
-    assert_eq!(cluster.nodes[0].cli(&["DBSIZE"]), "0", "all of the first node's slots moved");
+    });
+    let cluster = tokio::task::spawn_blocking(move || {
+        move_all(&cluster.nodes[0], &cluster.nodes[1]);
+        cluster
+    })
+    .await
+    .unwrap();
+    assert_eq!(cluster.nodes[0].cli(&["DBSIZE"]), "0", "all of the first node's shards moved");
     super::healthy(&store).await;
-    for counter in done {
+    stop.store(true, Ordering::Relaxed);
+    for counter in load.await.unwrap() {
         let verdicts = store.consume(&uses(counter)).await.unwrap();
         assert!(verdicts.iter().all(|verdict| *verdict == Verdict::SameNonce), "counter {counter}: {verdicts:?}");
+    }
+}
+
+/// Moves all slots with keys of one node, each in two parts.
+fn move_all(from: &Redis, to: &Redis) {
+    let (from_id, to_id) = (from.cli(&["CLUSTER", "MYID"]), to.cli(&["CLUSTER", "MYID"]));
+    let port = to.port().to_string();
+    for shard in 0..64 {
+        let slot = from.cli(&["CLUSTER", "KEYSLOT", &format!("claviger:{{{shard}}}:shard")]);
+        let slot = slot.as_str();
+        let keys = || from.cli(&["CLUSTER", "GETKEYSINSLOT", slot, "1000"]);
+        if from.cli(&["CLUSTER", "COUNTKEYSINSLOT", slot]) == "0" {
+            continue;
+        }
+        to.cli(&["CLUSTER", "SETSLOT", slot, "IMPORTING", &from_id]);
+        from.cli(&["CLUSTER", "SETSLOT", slot, "MIGRATING", &to_id]);
+        let count = keys().lines().count();
+        for part in [count / 2, count] {
+            let listed = keys();
+            let mut migrate = vec!["MIGRATE", "127.0.0.1", &port, "", "0", "10000", "KEYS"];
+            migrate.extend(listed.lines().take(part));
+            if part > 0 {
+                assert_eq!(from.cli(&migrate), "OK");
+            }
+        }
+        for node in [to, from] {
+            node.cli(&["CLUSTER", "SETSLOT", slot, "NODE", &to_id]);
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf, sync::Arc, time::SystemTime};
 use claviger_plugin_api::{Context, InitError, StateStore, UserStore};
 use claviger_servers::{Redis, TlsFiles};
 use claviger_store_redis::{Configuration, RedisStore, init};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use serde_json::{Value, json};
 
 use super::{on, patient};
@@ -121,7 +121,7 @@ async fn users_passwords_and_rights() {
     let store = RedisStore::open(patient(good.clone())).unwrap();
     UserStore::health(&store).await.unwrap();
     let table = [
-        (Configuration { password_file: file("wrong", "wrong"), ..good.clone() }, "WRONGPASS"),
+        (Configuration { password_file: file("wrong", "wrong"), ..good.clone() }, "Password authentication failed"),
         (Configuration { username: None, password_file: None, ..good.clone() }, "NOAUTH"),
         (Configuration { password_file: file("empty", "\n"), ..good.clone() }, "it is empty"),
         (Configuration { password_file: Some(PathBuf::from("/nonexistent")), ..good.clone() }, "/nonexistent"),
@@ -135,15 +135,18 @@ async fn users_passwords_and_rights() {
         (Configuration { url: Some(server.url().replace("redis:", "rediss:")), ..good.clone() }, "127.0.0.1"),
     ];
     for (configuration, expected) in table {
-        let error = refusal(configuration);
+        // A name that is not there may be looked for at length.
+        let hasty = Configuration { connect_timeout_ms: 3000, ..patient(configuration) };
+        let error = RedisStore::open(hasty).err().unwrap();
         let text = error.to_string();
         assert!(matches!(error, InitError::Unavailable(_)), "{expected}: {text}");
         assert!(text.contains(expected) && text.lines().count() == 1, "{expected}: {text}");
         assert!(!text.contains(PASSWORD) && !text.contains("wrong\""), "{text}");
     }
     // Managed servers refuse CONFIG; a user without rights that need not be had does.
+    let login = ["--user", "claviger", "--pass", PASSWORD];
     let rights = ["ACL", "SETUSER", "claviger", "-@all", "+@read", "+@write", "+@scripting", "+@connection", "+wait"];
-    server.cli(&rights);
+    server.cli(&[&login[..], &rights].concat());
     let error = refusal(good.clone());
     assert!(matches!(&error, InitError::Configuration(text) if text.contains("check_settings")), "{error}");
     let store = RedisStore::open(patient(Configuration { check_settings: false, ..good })).unwrap();
@@ -175,7 +178,10 @@ async fn tls_is_verified_on_both_sides() {
     };
     let (own, other) = (authority(), authority());
     let key = KeyPair::generate().unwrap();
-    let certificate = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap().signed_by(&key, &own).unwrap();
+    let mut certificate = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+    // With the authority's own name, OpenSSL would take it for that.
+    certificate.distinguished_name.push(DnType::CommonName, "a Redis server");
+    let certificate = certificate.signed_by(&key, &own).unwrap();
     let files = TlsFiles {
         ca: file("ca.pem", own.pem()),
         certificate: file("cert.pem", certificate.pem()),
