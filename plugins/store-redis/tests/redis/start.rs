@@ -2,13 +2,13 @@
 
 use std::{fs, path::PathBuf, sync::Arc, time::SystemTime};
 
-use claviger_plugin_api::{Context, InitError, StateStore, UserStore};
+use claviger_plugin_api::{Context, InitError, StateStore, UserStore, Verdict, Written};
 use claviger_servers::{Redis, TlsFiles};
 use claviger_store_redis::{Configuration, RedisStore, init};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use serde_json::{Value, json};
 
-use super::{on, patient};
+use super::{counter_use, on, patient, put};
 
 const PASSWORD: &str = "a password of the test";
 
@@ -143,15 +143,24 @@ async fn users_passwords_and_rights() {
         assert!(text.contains(expected) && text.lines().count() == 1, "{expected}: {text}");
         assert!(!text.contains(PASSWORD) && !text.contains("wrong\""), "{text}");
     }
-    // Managed servers refuse CONFIG; a user without rights that need not be had does.
+    // With the rights that are documented, and without the one for CONFIG,
+    // which managed servers refuse.
     let login = ["--user", "claviger", "--pass", PASSWORD];
-    let rights = ["ACL", "SETUSER", "claviger", "-@all", "+@read", "+@write", "+@scripting", "+@connection", "+wait"];
+    let keys = format!("~{}:*", good.prefix);
+    let categories = ["+@read", "+@write", "+@scripting", "+@connection", "+wait", "+role", "+config|get"];
+    let rights = [&["ACL", "SETUSER", "claviger", "-@all", "resetkeys", &keys], &categories[..]].concat();
     server.cli(&[&login[..], &rights].concat());
+    RedisStore::open(patient(good.clone())).unwrap();
+    server.cli(&["-a", "another", "ACL", "SETUSER", "claviger", "-config|get", "-role"]);
     let error = refusal(good.clone());
     assert!(matches!(&error, InitError::Configuration(text) if text.contains("check_settings")), "{error}");
     let store = RedisStore::open(patient(Configuration { check_settings: false, ..good })).unwrap();
+    UserStore::health(&store).await.unwrap();
     assert!(StateStore::get(&store, "k").await.unwrap().is_none());
     assert!(store.list(None, 10).await.unwrap().is_empty());
+    assert_eq!(store.put(put("k", 0, b"1")).await.unwrap(), Written::Done(1));
+    assert_eq!(store.consume(&[counter_use(1, 1, 1)]).await.unwrap(), [Verdict::Fresh]);
+    store.forget_counters([1; 16]).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
