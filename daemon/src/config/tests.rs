@@ -227,7 +227,7 @@ fn what_is_right_has_its_values_and_defaults() {
     assert_eq!(config.drain.grace, Duration::from_secs(20));
     assert_eq!(config.plugins[0].path, directory.path().join("c.so"));
     assert_eq!(config.plugins[0].deadline, Duration::from_secs(2));
-    assert_eq!(config.plugins[1].config, serde_json::json!({ "path": "/users.db", "n": [1, 2.5, true] }));
+    assert_eq!(config.plugins[1].configuration, serde_json::json!({ "path": "/users.db", "n": [1, 2.5, true] }));
     let management = config.management.expect("management");
     assert_eq!((&management.suites[..], &management.kems[..]), (&[1, 2, 3][..], &[0, 1, 2][..]));
     assert_eq!(management.limits.per_service_per_second, 5);
@@ -294,6 +294,31 @@ fn a_role_is_chosen_by_the_environment_from_a_common_file() {
     assert!(config.service.is_none() && config.management.is_some());
     let error = load_with(&file, roles("service")).expect_err("no manager");
     assert_eq!(error.problems()[0].message(), "`manager` is missing in [service]");
+}
+
+#[test]
+fn the_management_server_may_be_several_daemons() {
+    let (_directory, file) = written(RIGHT);
+    let load = |urls: &str| {
+        let manager = |key: &str, value: &str| (format!("CLAVIGER__SERVICE__MANAGER__{key}"), value.to_owned());
+        let mut variables = vec![manager("URL", urls), ("CLAVIGER__ROLES".to_owned(), "service".to_owned())];
+        variables.extend(["CA", "CERTIFICATE", "PRIVATE_KEY"].map(|key| manager(key, "file")));
+        load_with(&file, variables).map(|config| config.service.expect("service").manager.expect("manager").urls)
+    };
+    assert_eq!(load("https://a").expect("one"), ["https://a"]);
+    assert_eq!(load("https://a, https://b:8444").expect("two"), ["https://a", "https://b:8444"]);
+    let error = load("https://a,https://a").expect_err("twice");
+    assert!(error.problems()[0].to_string().contains("names something twice"), "{error}");
+
+    let tables = |url: &str| {
+        let manager =
+            format!("[service.manager]\nurl = {url}\nca = \"ca\"\ncertificate = \"c\"\nprivate_key = \"k\"\n");
+        let (_directory, file) = written(&format!("{RIGHT}\n{manager}"));
+        load_with(&file, [("CLAVIGER__ROLES".to_owned(), "service".to_owned())])
+    };
+    let urls = tables(r#"["https://a", "https://b"]"#).expect("right").service.expect("service").manager;
+    assert_eq!(urls.expect("manager").urls, ["https://a", "https://b"]);
+    assert!(tables("[]").expect_err("empty").problems()[0].to_string().contains("is empty"));
 }
 
 #[test]

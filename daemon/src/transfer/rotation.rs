@@ -40,7 +40,11 @@ const ENROLMENTS: &str = "enrolment/";
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::management::record::{OfferRecord, PendingKeys, enrolment_key};
+    use crate::management::record::{OfferRecord, PendingKeys, SealedKeys, enrolment_key};
+
+    fn sealed(byte: u8) -> SealedKeys {
+        SealedKeys { sealed: vec![byte; 92], custody: None }
+    }
 
     fn credential() -> CredentialRecord {
         CredentialRecord {
@@ -49,7 +53,7 @@ mod tests {
             hash_len: 32,
             suite_floor: 1,
             kem_floor: 0,
-            keys: vec![3; 92],
+            keys: sealed(3),
             enrolled_ms: 4,
             cloned: false,
             keys_made_ms: 4,
@@ -64,7 +68,7 @@ mod tests {
 
     #[test]
     fn every_credential_is_to_be_rotated_also_after_its_pending_keys() {
-        let pending = PendingKeys { epoch: 3, keys: vec![9; 92], made_ms: 5 };
+        let pending = PendingKeys { epoch: 3, keys: sealed(9), made_ms: 5 };
         let mut user = UserRecord {
             id: "alice".into(),
             suspended: None,
@@ -80,7 +84,7 @@ mod tests {
         let changed = UserRecord::from_bytes(&record.value).unwrap().credential.unwrap();
         assert!(changed.rotate_required);
         assert_eq!(changed.pending, Some(PendingKeys { made_ms: 0, ..pending }));
-        assert_eq!((changed.keys, changed.epoch, changed.keys_made_ms), (vec![3; 92], 2, 4));
+        assert_eq!((changed.keys, changed.epoch, changed.keys_made_ms), (sealed(3), 2, 4));
         // The same again changes nothing.
         let once = record.clone();
         require(&mut record).unwrap();

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 use super::Error;
 use crate::{
     config::types::{Config, PluginConfig},
-    plugin_host::{self, HostServices, PluginHost},
+    plugin_host::{HostServices, PluginHost},
 };
 
 /// A user store with its name.
@@ -80,15 +80,8 @@ pub async fn open<const N: usize>(config: &Config, names: [&str; N]) -> Result<(
 }
 
 /// Required, and with patience: nobody waits for a sign-on here.
-fn plugin(plugin: &PluginConfig) -> plugin_host::PluginConfig {
-    plugin_host::PluginConfig {
-        name: plugin.name.clone(),
-        path: plugin.path.clone(),
-        sha256: plugin.sha256,
-        required: true,
-        deadline: plugin.deadline.max(PATIENCE),
-        configuration: plugin.config.clone(),
-    }
+fn plugin(plugin: &PluginConfig) -> PluginConfig {
+    PluginConfig { required: true, deadline: plugin.deadline.max(PATIENCE), ..plugin.clone() }
 }
 
 /// For one call.

@@ -116,6 +116,14 @@ impl Postgres {
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 
+    /// A database as `pg_dump` writes it.
+    pub fn dump(&self, database: &str) -> String {
+        let mut dump = command("pg_dump", self.directory.path());
+        let output = dump.arg("--inserts").arg(self.url(database, POSTGRES_PASSWORD)).output().unwrap();
+        assert!(output.status.success(), "pg_dump: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
     /// The directory of the socket and of what tests put there.
     pub fn directory(&self) -> &Path {
         self.directory.path()

@@ -194,12 +194,9 @@ fn a_store_of_another_realm_is_not_touched() {
 /// Runs calls on the store of a deployment that does not run, through its plugin.
 fn on_store<T>(deployment: &Deployment, calls: impl AsyncFnOnce(Arc<dyn UserStore>) -> T) -> T {
     let config = PluginConfig {
-        name: "store-sqlite".into(),
-        path: deployment.binaries().plugin("store-sqlite"),
-        sha256: None,
-        required: true,
         deadline: Duration::from_secs(60),
         configuration: json!({ "path": deployment.directory().join("users.db"), "synchronous": "normal" }),
+        ..PluginConfig::new("store-sqlite", deployment.binaries().plugin("store-sqlite"))
     };
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
