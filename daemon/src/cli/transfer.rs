@@ -26,6 +26,7 @@ use crate::{
         Error, Progress,
         backup::{self, Backup, Contents},
         copy::{self, Options, Report},
+        file::Keks,
         stores,
     },
 };
@@ -76,13 +77,13 @@ pub(super) fn store(command: &StoreCommand, common: &Common, output: &Output) ->
 pub(super) fn backup(file: &Path, store: Option<&str>, common: &Common, output: &Output) -> Result<(), Failure> {
     let config = load(common)?;
     let management = management(&config)?;
-    let keys = keys(management)?;
+    let keks = keks(management)?;
     let (started, meter) = (Instant::now(), Meter::new(output));
     let contents = block_on(async {
         let (_host, [store]) = stores::open(&config, [store.unwrap_or(&management.store)]).await?;
         let made_ms = clock::millis((clock::system())());
         let listener = |progress| meter.show(progress);
-        let made = Box::pin(backup::backup(&store, &config.realm, &keys, file, made_ms, &listener)).await;
+        let made = Box::pin(backup::backup(&store, &config.realm, &keks, file, made_ms, &listener)).await;
         meter.clear();
         Ok(made?)
     })?;
@@ -91,9 +92,9 @@ pub(super) fn backup(file: &Path, store: Option<&str>, common: &Common, output: 
 
 pub(super) fn verify(file: &Path, common: &Common, output: &Output) -> Result<(), Failure> {
     let config = load(common)?;
-    let keys = keys(management(&config)?)?;
+    let keks = keks(management(&config)?)?;
     let (started, meter) = (Instant::now(), Meter::new(output));
-    let opened = Backup::open(file, &config.realm, &keys, true, &|progress| meter.show(progress));
+    let opened = Backup::open(file, &config.realm, &keks, true, &|progress| meter.show(progress));
     meter.clear();
     describe("whole", file, opened?.contents(), started, output)
 }
@@ -107,7 +108,7 @@ pub(super) fn restore(
 ) -> Result<(), Failure> {
     let config = load(common)?;
     let management = management(&config)?;
-    let keys = keys(management)?;
+    let keks = keks(management)?;
     let (started, meter) = (Instant::now(), Meter::new(output));
     let name = store.unwrap_or(&management.store);
     let (contents, report) = block_on(async {
@@ -116,7 +117,7 @@ pub(super) fn restore(
         }
         let listener = |progress| meter.show(progress);
         let opened =
-            Backup::open(file, &config.realm, &keys, how.keep_keys, &listener).inspect_err(|_| meter.clear())?;
+            Backup::open(file, &config.realm, &keks, how.keep_keys, &listener).inspect_err(|_| meter.clear())?;
         let (_host, [store]) = stores::open(&config, [name]).await?;
         let options = Options {
             dry_run: how.dry_run,
@@ -168,8 +169,8 @@ fn management(config: &Config) -> Result<&ManagementConfig, Failure> {
     })
 }
 
-fn keys(management: &ManagementConfig) -> Result<KeyEncryptionKey, Failure> {
-    KeyEncryptionKey::read(&management.key_encryption_key).map_err(Failure::failed)
+fn keks(management: &ManagementConfig) -> Result<Keks, Failure> {
+    KeyEncryptionKey::read(&management.key_encryption_key).map(Keks::new).map_err(Failure::failed)
 }
 
 /// Runs a command's work on this thread. Plugins have threads of their own,
