@@ -16,6 +16,8 @@ use std::{
 
 use tempfile::TempDir;
 
+use crate::thaw;
+
 /// The superuser's password.
 pub const POSTGRES_PASSWORD: &str = "a password of the test";
 
@@ -157,6 +159,7 @@ impl Postgres {
 impl Drop for Postgres {
     fn drop(&mut self) {
         let process = self.process.get_mut().unwrap();
+        thaw(process.id()); // its parts notice that it ends, unless they are frozen
         let _ = process.kill();
         let _ = process.wait();
     }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::support::start;
 
 /// The secrets of a terminal's credential, in the forms in which they could leak.
-fn secrets(terminal: &Terminal) -> Vec<Vec<u8>> {
+pub(crate) fn secrets(terminal: &Terminal) -> Vec<Vec<u8>> {
     let text = fs::read_to_string(terminal.home().join("credential.json")).unwrap();
     let credential: Value = serde_json::from_str(&text).unwrap();
     let mut found = Vec::new();
@@ -30,7 +30,7 @@ fn secrets(terminal: &Terminal) -> Vec<Vec<u8>> {
     found
 }
 
-fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+pub(crate) fn contains(haystack: &[u8], needle: &[u8]) -> bool {
     haystack.windows(needle.len()).any(|window| window == needle)
 }
 
