@@ -227,7 +227,7 @@ fn what_is_right_has_its_values_and_defaults() {
     assert_eq!(config.drain.grace, Duration::from_secs(20));
     assert_eq!(config.plugins[0].path, directory.path().join("c.so"));
     assert_eq!(config.plugins[0].deadline, Duration::from_secs(2));
-    assert_eq!(config.plugins[1].config, serde_json::json!({ "path": "/users.db", "n": [1, 2.5, true] }));
+    assert_eq!(config.plugins[1].configuration, serde_json::json!({ "path": "/users.db", "n": [1, 2.5, true] }));
     let management = config.management.expect("management");
     assert_eq!((&management.suites[..], &management.kems[..]), (&[1, 2, 3][..], &[0, 1, 2][..]));
     assert_eq!(management.limits.per_service_per_second, 5);
