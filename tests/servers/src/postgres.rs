@@ -51,7 +51,14 @@ impl Postgres {
             chown(&password, Some(uid), Some(gid)).unwrap();
         }
         let mut initdb = command("initdb", directory.path());
-        initdb.args(["--no-sync", "--auth=scram-sha-256", "--username=claviger", "--encoding=UTF8", "--locale=C"]);
+        initdb.args([
+            "--no-sync",
+            "--auth=scram-sha-256",
+            "--username=claviger",
+            "--encoding=UTF8",
+            "--locale=C",
+            "--wal-segsize=1",
+        ]);
         initdb.arg("-D").arg(&data).arg(format!("--pwfile={}", password.display()));
         let output = initdb.output().unwrap();
         assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
