@@ -4,7 +4,8 @@
 //! a daemon may go on serving. So a backup has each record as it was at some
 //! moment between its beginning and its end, and counters at least as new as
 //! the records: a restore never knows a credential without the counters that
-//! were used until its record was read.
+//! were used until its record was read. The realm's own keys, under which
+//! records are sealed, must be the same at the beginning and at the end.
 
 use std::{
     fs::File,
@@ -26,7 +27,7 @@ use super::{
     rotation,
     stores::Store,
 };
-use crate::management::sealing::KeyEncryptionKey;
+use crate::management::{realm_keys, sealing::KeyEncryptionKey};
 
 /// What a backup holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -87,6 +88,7 @@ async fn write(
     path: &Path,
     listener: Listener<'_>,
 ) -> Result<(u64, u64), Error> {
+    let keys = realm_records(store).await?;
     let mut source = store.read()?;
     let mut tell = Progress { step: "writing", records: 0, counters: 0 };
     let mut put = |entry| out.write(&entry).map_err(|error| Error::file(path, error));
@@ -111,8 +113,17 @@ async fn write(
         put(Entry::Counters(page.into_iter().map(Into::into).collect()))?;
         listener(tell);
     }
+    if realm_records(store).await? != keys {
+        return Err(Error::KeysChanged);
+    }
     put(Entry::End { records: tell.records, counters: tell.counters })?;
     Ok((tell.records, tell.counters))
+}
+
+/// The records that hold the realm's own keys, with their versions.
+async fn realm_records(store: &Store) -> Result<Vec<Option<Record>>, Error> {
+    let keys = [realm_keys::KEY.to_owned()];
+    store.call(async |store| store.get(&keys).await).await
 }
 
 /// A file that was read to its end once: all of it is authentic.
@@ -311,7 +322,7 @@ impl Reading {
     }
 }
 
-#[async_trait]
+#[async_trait(?Send)]
 impl Source for Reading {
     async fn records(&mut self) -> Result<Vec<Record>, Error> {
         self.next_records()

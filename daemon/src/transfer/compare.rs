@@ -28,7 +28,7 @@ pub(super) struct Records {
 }
 
 /// How the rows of a copy stand to those of the original.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Counters {
     /// Both have it, with the same nonce, and the copy keeps it as long.
     pub(super) same: u64,
@@ -211,3 +211,128 @@ impl Counters {
 
 /// The record by which realms differ.
 const REALM_SECRET: &str = crate::management::realm_keys::KEY;
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+
+    use super::*;
+
+    /// A realm in pages of one size.
+    struct Pages {
+        records: Vec<Record>,
+        rows: Vec<CounterUse>,
+        size: usize,
+    }
+
+    #[async_trait(?Send)]
+    impl Source for Pages {
+        async fn records(&mut self) -> Result<Vec<Record>, Error> {
+            let size = self.size.min(self.records.len());
+            Ok(self.records.drain(..size).collect())
+        }
+
+        async fn counters(&mut self) -> Result<Vec<CounterUse>, Error> {
+            let size = self.size.min(self.rows.len());
+            Ok(self.rows.drain(..size).collect())
+        }
+    }
+
+    fn record(key: &str, value: &str, terms: &[&str]) -> Record {
+        let terms = terms.iter().map(|value| IndexTerm { name: "user".into(), value: (*value).into() }).collect();
+        Record { key: key.into(), version: 1, value: value.into(), terms }
+    }
+
+    async fn of_records(left: &[Record], right: &[Record]) -> Records {
+        let mut found = Vec::new();
+        for (one, two) in [(1, 1), (1, 3), (3, 1), (100, 100)] {
+            let pages = |records: &[Record], size| Pages { records: records.to_vec(), rows: Vec::new(), size };
+            found.push(records(&mut pages(left, one), &mut pages(right, two), "", &|_| {}).await.unwrap());
+        }
+        assert!(found.windows(2).all(|pair| pair[0] == pair[1]), "the pages make no difference: {found:?}");
+        found.remove(0)
+    }
+
+    #[tokio::test]
+    async fn records_are_told_apart_by_value_and_terms() {
+        let left =
+            [record("a", "1", &[]), record("b", "2", &["x", "y"]), record("c", "3", &["z"]), record("e", "5", &[])];
+        let equal = of_records(&left, &left).await;
+        assert_eq!((equal.same, equal.fault()), (4, None));
+        // Terms have no order, and versions begin anew.
+        let mut right = left.clone();
+        right[1].terms.reverse();
+        right[0].version = 9;
+        assert_eq!(of_records(&left, &right).await.fault(), None);
+
+        let right = [record("a", "1", &[]), record("b", "2", &["x"]), record("d", "4", &[]), record("e", "6", &[])];
+        let found = of_records(&left, &right).await;
+        assert_eq!((found.same, found.missing, found.differing), (1, 1, 2));
+        assert_eq!((found.surplus.as_slice(), found.first.as_deref()), (&["d".to_owned()][..], Some("b")));
+        assert!(found.fault().is_some() && !found.other_realm);
+        assert!(of_records(&left, &[]).await.fault().is_some());
+        assert!(of_records(&[], &left).await.fault().is_some());
+    }
+
+    #[tokio::test]
+    async fn another_realm_is_known_by_its_secret() {
+        let secret = |value: &str| record(REALM_SECRET, value, &[]);
+        assert!(!of_records(&[secret("1")], &[secret("1")]).await.other_realm);
+        assert!(!of_records(&[secret("1")], &[]).await.other_realm);
+        assert!(of_records(&[secret("1")], &[secret("2")]).await.other_realm);
+        assert!(of_records(&[record("user/a", "", &[])], &[secret("2")]).await.other_realm);
+    }
+
+    const NOW: u64 = 100_000_000;
+
+    fn row(credential: u8, counter: u64, time_ms: u64) -> CounterUse {
+        CounterUse { credential: [credential; 16], epoch: 1, counter, nonce: [counter as u8; 32], time_ms }
+    }
+
+    async fn of_rows(left: &[CounterUse], right: &[CounterUse]) -> Counters {
+        let mut found = Vec::new();
+        for (one, two) in [(1, 1), (1, 3), (3, 1), (100, 100)] {
+            let pages = |rows: &[CounterUse], size| Pages { records: Vec::new(), rows: rows.to_vec(), size };
+            found.push(counters(&mut pages(left, one), &mut pages(right, two), NOW, "", &|_| {}).await.unwrap());
+        }
+        assert!(found.windows(2).all(|pair| pair[0] == pair[1]), "the pages make no difference: {found:?}");
+        found.remove(0)
+    }
+
+    #[tokio::test]
+    async fn rows_must_be_there_with_their_nonce_and_as_long() {
+        let left = [row(1, 1, NOW), row(1, 2, NOW), row(2, 1, NOW)];
+        assert_eq!(of_rows(&left, &left).await, Counters { same: 3, ..Counters::default() });
+        let mut right = left;
+        right[0].time_ms += 1000; // kept for longer
+        assert_eq!(of_rows(&left, &right).await.fault(), None);
+        right[1].nonce = [99; 32];
+        right[2].time_ms -= 1000;
+        assert_eq!(of_rows(&left, &right).await, Counters { same: 1, differing: 2, ..Counters::default() });
+        assert_eq!(of_rows(&left, &left[..1]).await, Counters { same: 1, missing: 2, ..Counters::default() });
+        // What only the copy knows refuses more.
+        let surplus = of_rows(&left[..1], &left).await;
+        assert_eq!((surplus, surplus.fault()), (Counters { same: 1, surplus: 2, ..Counters::default() }, None));
+    }
+
+    #[tokio::test]
+    async fn only_rows_that_are_over_and_behind_the_window_may_be_missing() {
+        // 1 and 2 are over; 3 is behind the window and young; 100 is the highest.
+        let left = [row(1, 1, 0), row(1, 2, 0), row(1, 3, NOW), row(1, 100, NOW), row(2, 1, NOW)];
+        let found = of_rows(&left, &left[2..]).await;
+        assert_eq!((found.pruned, found.fault()), (2, None));
+        assert_eq!(of_rows(&left, &left[3..]).await.missing, 1, "a young row");
+        // Without the highest in the copy, it would take 1 and 2 again.
+        let found = of_rows(&left, &[left[2], left[4]]).await;
+        assert_eq!((found.pruned, found.missing), (0, 3));
+        let found = of_rows(&left, &left[4..]).await;
+        assert_eq!((found.pruned, found.missing), (0, 4));
+        // The window's edge: 65 - 64.
+        let edge = [row(1, 1, 0), row(1, 2, 0), row(1, 65, NOW)];
+        let found = of_rows(&edge, &edge[2..]).await;
+        assert_eq!((found.pruned, found.missing), (1, 1));
+        // While the window reaches to the beginning nothing is behind it.
+        let start = [row(1, 0, 0), row(1, 64, NOW)];
+        assert_eq!(of_rows(&start, &start[1..]).await.missing, 1);
+    }
+}

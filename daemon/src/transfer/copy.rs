@@ -3,9 +3,7 @@
 //! Nothing remembers how far a copy came: what is there already, with the same
 //! value, is left alone. So it can be interrupted at any moment, and run again.
 
-use std::time::Duration;
-
-use claviger_plugin_api::{CounterUse, PluginError, Put, Record, Verdict, Written};
+use claviger_plugin_api::{CounterUse, Put, Record, Verdict, Written};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 
@@ -142,7 +140,7 @@ impl Target<'_> {
             return Ok(page.into_iter().map(|record| put(record, 0)).collect());
         }
         let keys: Vec<String> = page.iter().map(|record| record.key.clone()).collect();
-        let there = self.to.get().get(&keys).await.map_err(|error| self.to.failed(error))?;
+        let there = self.to.call(async |store| store.get(&keys).await).await?;
         let both = page.into_iter().zip(there);
         Ok(both
             .filter_map(|(record, there)| match there {
@@ -153,10 +151,13 @@ impl Target<'_> {
     }
 
     async fn put(&self, put: Put) -> Result<(), Error> {
-        match patiently(|| self.to.get().put(put.clone())).await {
-            Ok(Written::Done(_)) => Ok(()),
-            Ok(Written::Conflict(_)) => Err(Error::Conflict { to: self.to.name().to_owned(), key: put.key }),
-            Err(error) => Err(self.to.failed(error)),
+        let Written::Conflict(_) = self.to.call(async |store| store.put(put.clone()).await).await? else {
+            return Ok(());
+        };
+        // Written by a call that was told to have failed?
+        match self.there(&put.key).await? {
+            Some(there) if same(&there, &put.value, &put.terms) => Ok(()),
+            _ => Err(self.conflict(put.key)),
         }
     }
 
@@ -167,14 +168,24 @@ impl Target<'_> {
             return Ok(());
         }
         for key in keys {
-            let there = self.to.get().get(std::slice::from_ref(&key)).await.map_err(|error| self.to.failed(error))?;
-            let Some(there) = there.into_iter().next().flatten() else { continue };
-            let deleted = self.to.get().delete(&key, there.version).await.map_err(|error| self.to.failed(error))?;
-            if let Written::Conflict(_) = deleted {
-                return Err(Error::Conflict { to: self.to.name().to_owned(), key });
+            let Some(there) = self.there(&key).await? else { continue };
+            let deleted = self.to.call(async |store| store.delete(&key, there.version).await).await?;
+            match deleted {
+                // The latter: by a call that was told to have failed.
+                Written::Done(_) | Written::Conflict(0) => {}
+                Written::Conflict(_) => return Err(self.conflict(key)),
             }
         }
         Ok(())
+    }
+
+    async fn there(&self, key: &str) -> Result<Option<Record>, Error> {
+        let keys = [key.to_owned()];
+        Ok(self.to.call(async |store| store.get(&keys).await).await?.into_iter().next().flatten())
+    }
+
+    fn conflict(&self, key: String) -> Error {
+        Error::Conflict { to: self.to.name().to_owned(), key }
     }
 
     async fn counters(&self, source: &mut dyn Source, report: &mut Report) -> Result<(), Error> {
@@ -187,7 +198,7 @@ impl Target<'_> {
                 return Ok(());
             }
             // One batch after the other: a row behind the window of later ones would be too old.
-            let verdicts = patiently(|| self.to.get().consume(&page)).await.map_err(|error| self.to.failed(error))?;
+            let verdicts = self.to.call(async |store| store.consume(&page).await).await?;
             let now_ms = clock::millis((self.options.clock)());
             for (row, verdict) in page.iter().zip(verdicts) {
                 match verdict {
@@ -247,22 +258,6 @@ impl Target<'_> {
 fn size(record: &Record) -> u64 {
     let terms: usize = record.terms.iter().map(|term| term.name.len() + term.value.len()).sum();
     (record.key.len() + record.value.len() + terms) as u64
-}
-
-/// Calls again while the store says that it is busy, for up to half a minute.
-async fn patiently<T, F>(mut call: impl FnMut() -> F) -> Result<T, PluginError>
-where
-    F: Future<Output = Result<T, PluginError>>,
-{
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
-    loop {
-        match call().await {
-            Err(PluginError::Busy) if tokio::time::Instant::now() < deadline => {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            result => return result,
-        }
-    }
 }
 
 /// Writes under way at once: they share commits.

@@ -111,6 +111,9 @@ pub enum Error {
         /// What is wrong with it.
         source: FileError,
     },
+    /// The realm's own keys were changed while its records were read.
+    #[error("the realm's keys were changed during the backup, so not all of it could be opened; make it again")]
+    KeysChanged,
     /// The file of a backup that is to be made is there already.
     #[error("{} exists and is not replaced; name another file", .0.display())]
     Exists(PathBuf),
@@ -136,7 +139,7 @@ impl Error {
             Self::Empty(_) => "empty",
             Self::OtherRealm { .. } | Self::Realm { .. } => "other-realm",
             Self::NotEmpty { .. } | Self::Counter { .. } => "not-empty",
-            Self::Conflict { .. } => "conflict",
+            Self::Conflict { .. } | Self::KeysChanged => "conflict",
             Self::Unequal { .. } => "unequal",
             Self::Record(_) => "unreadable",
             Self::Exists(_) => "exists",

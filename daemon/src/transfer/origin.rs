@@ -16,8 +16,8 @@ pub(super) trait Origin {
 
 /// One reading of a realm: all records in bytewise order of their keys, then
 /// all rows of counters in the order of their positions.
-#[async_trait]
-pub(super) trait Source: Send {
+#[async_trait(?Send)]
+pub(super) trait Source {
     /// The next records, at most [`PAGE`]; none at the end.
     async fn records(&mut self) -> Result<Vec<Record>, Error>;
 
@@ -52,10 +52,10 @@ struct Reading {
     position: Option<CounterPosition>,
 }
 
-#[async_trait]
+#[async_trait(?Send)]
 impl Source for Reading {
     async fn records(&mut self) -> Result<Vec<Record>, Error> {
-        let page = self.store.get().list(self.key.as_deref(), PAGE).await.map_err(|e| self.store.failed(e))?;
+        let page = self.store.call(async |store| store.list(self.key.as_deref(), PAGE).await).await?;
         if let Some(last) = page.last() {
             self.key = Some(last.key.clone());
         }
@@ -63,7 +63,7 @@ impl Source for Reading {
     }
 
     async fn counters(&mut self) -> Result<Vec<CounterUse>, Error> {
-        let page = self.store.get().counters(self.position, PAGE).await.map_err(|e| self.store.failed(e))?;
+        let page = self.store.call(async |store| store.counters(self.position, PAGE).await).await?;
         self.position = page.last().map(position).or(self.position);
         Ok(page)
     }

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use claviger_plugin_api::{PluginError, UserStore};
+use tokio::time::{Instant, sleep};
 
 use super::Error;
 use crate::{
@@ -28,12 +29,24 @@ impl Store {
         &self.name
     }
 
-    pub(super) fn get(&self) -> &dyn UserStore {
-        &*self.store
-    }
-
-    pub(super) fn failed(&self, source: PluginError) -> Error {
-        Error::Store { store: self.name.clone(), source }
+    /// A call, made again for up to half a minute while the store is busy or
+    /// away. So one that is told to have failed may have been carried out.
+    pub(super) async fn call<T>(
+        &self,
+        call: impl AsyncFn(&dyn UserStore) -> Result<T, PluginError>,
+    ) -> Result<T, Error> {
+        let deadline = Instant::now() + AWAY;
+        loop {
+            match call(&*self.store).await {
+                Ok(answer) => return Ok(answer),
+                Err(PluginError::Busy | PluginError::Unavailable(_) | PluginError::DeadlineExceeded)
+                    if Instant::now() < deadline =>
+                {
+                    sleep(Duration::from_millis(50)).await;
+                }
+                Err(source) => return Err(Error::Store { store: self.name.clone(), source }),
+            }
+        }
     }
 }
 
@@ -71,4 +84,7 @@ fn plugin(plugin: &PluginConfig) -> PluginConfig {
     PluginConfig { required: true, deadline: plugin.deadline.max(PATIENCE), ..plugin.clone() }
 }
 
+/// For one call.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// For a store that does not answer.
+const AWAY: Duration = Duration::from_secs(30);

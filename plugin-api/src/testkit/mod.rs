@@ -5,15 +5,21 @@
 //! expected. Call it on a tokio runtime with several threads: the races in it
 //! are run as tasks.
 //!
-//! - [`user_store`]: the suite of [`UserStore`](crate::UserStore);
+//! - [`user_store`]: the suite of [`UserStore`](crate::UserStore); a store that outlives its process
+//!   passes [`restart`] too, and one that several daemons may share [`processes`];
 //! - [`state_store`]: the suite of [`StateStore`](crate::StateStore);
 //! - [`MemoryState`]: a state store in memory for tests of issuers;
 //! - [`StoppedClock`]: time that passes when it is told to.
 
 mod clock;
 mod counters;
+mod dropped;
+mod lists;
 mod memory_state;
+mod processes;
+mod races;
 mod records;
+mod restart;
 mod scans;
 mod state_store;
 
@@ -21,6 +27,8 @@ use std::{future::Future, sync::Arc};
 
 pub use clock::StoppedClock;
 pub use memory_state::MemoryState;
+pub use processes::processes;
+pub use restart::restart;
 pub use state_store::state_store;
 use tokio::task::JoinSet;
 
@@ -39,6 +47,9 @@ where
     records::suite(&make).await;
     scans::suite(&make).await;
     counters::suite(&make).await;
+    lists::suite(&make).await;
+    races::suite(&make).await;
+    dropped::suite(&make).await;
     make().await.health().await.expect("a fresh store is healthy");
 }
 

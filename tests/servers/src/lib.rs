@@ -4,7 +4,9 @@
 #![expect(clippy::unwrap_used, reason = "for tests and benchmarks, which may panic")]
 
 mod postgres;
+mod redis;
 mod tree;
 
 pub use postgres::{POSTGRES_PASSWORD, Postgres, give};
+pub use redis::{Redis, RedisCluster, RedisSentinel, TlsFiles};
 pub use tree::{freeze, thaw};

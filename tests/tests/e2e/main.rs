@@ -15,3 +15,4 @@ mod secrecy;
 mod sign_on;
 mod stores;
 mod support;
+mod transfer;

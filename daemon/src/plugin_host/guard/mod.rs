@@ -249,9 +249,11 @@ impl<C> Inner<C> {
         end: Instant,
         ask: impl Fn(&'a C) -> Answer<'a, T>,
     ) -> Result<T, PluginError> {
+        // Why the last try failed, where that says more than that the next one found no time.
+        let mut reason = None;
         for retry in 0.. {
-            let answer = timeout_at(end, ask(&self.component)).await;
-            let error = match answer.unwrap_or(Err(PluginError::DeadlineExceeded)) {
+            let Ok(answer) = timeout_at(end, ask(&self.component)).await else { break };
+            let error = match answer {
                 Ok(value) => return Ok(value),
                 Err(error) => tidy(error),
             };
@@ -262,8 +264,9 @@ impl<C> Inner<C> {
             }
             counter!(RETRIES, "plugin" => self.shared.plugin.to_string(), "call" => call.name).increment(1);
             sleep(pause).await;
+            reason = matches!(error, PluginError::Unavailable(_)).then_some(error);
         }
-        Err(PluginError::DeadlineExceeded)
+        Err(reason.unwrap_or(PluginError::DeadlineExceeded))
     }
 
     fn warn(&self, call: &Call, text: &str) {

@@ -23,6 +23,8 @@ mod chunks;
 mod entry;
 mod header;
 mod keys;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 
