@@ -61,7 +61,7 @@ pub struct Gate {
     /// Stands in for users that are not known: a record like any other, so
     /// that the work is the same.
     dummy: UserRecord,
-    dummy_bytes: Vec<u8>,
+    dummy_record: Record,
     started_ms: u64,
 }
 
@@ -113,8 +113,8 @@ impl Gate {
         // that was made before this start is let through (protocol, section
         // 14). The note tells the terminal the time, and it tries again.
         let started_ms = clock::millis((parts.clock)());
-        let dummy_bytes = dummy.to_bytes();
-        Ok(Self { parts, reads, counters, dummy, dummy_bytes, started_ms })
+        let dummy_record = Record { key: user_key(&dummy.id), version: 0, value: dummy.to_bytes(), terms: Vec::new() };
+        Ok(Self { parts, reads, counters, dummy, dummy_record, started_ms })
     }
 
     /// The policy for steps 2 and 3.
@@ -238,9 +238,12 @@ impl Gate {
     /// known, has no credential or not that epoch, the same work is done with
     /// the dummy, and it is not `known`.
     pub(super) fn resolve(&self, record: Option<&Record>, epoch: u32) -> Result<Resolved, Code> {
-        let (bytes, key, version) =
-            record.map_or((&self.dummy_bytes, "dummy", 0), |record| (&record.value, &record.key, record.version));
-        let user = decode::<UserRecord>(bytes, key, version).map_err(|error| away("read", &error))?.value;
+        let Record { key, version, value, .. } = record.unwrap_or(&self.dummy_record);
+        let user = decode::<UserRecord>(value, key, *version).map_err(|error| away("read", &error))?.value;
+        if *key != user_key(&user.id) {
+            tracing::error!(target: "audit", event = "record_tampered", user = key.strip_prefix("user/"), "the record of another user stands in the place of this one's");
+            return Err(Code::Unavailable);
+        }
         let dummy = self.dummy.credential.as_ref().ok_or(Code::Unavailable)?;
         let own = user.credential.as_ref().filter(|credential| credential.has_epoch(epoch));
         let (owner, credential) = own.map_or((&self.dummy.id, dummy), |own| (&user.id, own));
