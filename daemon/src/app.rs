@@ -21,6 +21,7 @@ use crate::{
     management::{
         self, Management, account,
         http::{ServicesHandler, TerminalsHandler},
+        kek::Recipients,
     },
     net::{Handler, NetError, Server, SourceLimit, tls::server_config},
     plugin_host::{HostServices, PluginConfig, PluginHost, PluginHostError, StateSource},
@@ -246,8 +247,8 @@ impl Running {
     }
 }
 
-/// Asks stores and issuers for their health, and keeps the service registry
-/// as it stands in the store.
+/// Asks stores and issuers for their health, and keeps service registry and
+/// key ring as they stand in the store.
 async fn watch(
     plugins: Arc<PluginHost>,
     management: Option<(Arc<Management>, ReadyFlag)>,
@@ -258,7 +259,7 @@ async fn watch(
         if let Some((role, flag)) = &management {
             match role.refresh().await {
                 Ok(()) => flag.ready(),
-                Err(error) => flag.set(false, &format!("the user store does not answer: {error}")),
+                Err(error) => flag.set(false, &error.to_string()),
             }
         }
         if let Some(flag) = &service {
@@ -303,7 +304,9 @@ async fn build_management(
         needed: "user store",
         role: "management",
     })?;
-    Ok(Management::start(realm.clone(), section, suites, store, clock::system()).await?)
+    let custody = |plugin: &str| plugins.custody(plugin);
+    let recipients = Recipients::open(&section.key_encryption_keys, realm.as_str(), custody).await;
+    Ok(Management::start(realm.clone(), section, suites, store, recipients, clock::system()).await?)
 }
 
 fn management_listeners(section: &ManagementConfig, role: &Arc<Management>) -> Result<Vec<Listener>, Error> {

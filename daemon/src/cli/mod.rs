@@ -4,12 +4,13 @@
 //! - `failure`: what goes wrong, and the exit code of each.
 //! - `output`: tables and JSON.
 //! - `daemon`: `run`, `check`, `status`.
-//! - `users`, `services`, `plugins`: through the administration socket.
-//! - `pki`: certificates and keys; needs no daemon.
+//! - `users`, `services`, `plugins`, `keys`: through the administration socket.
+//! - `pki`: certificates; needs no daemon.
 
 pub mod args;
 mod daemon;
 mod failure;
+mod keys;
 mod output;
 mod pki;
 mod plugins;
@@ -60,7 +61,7 @@ fn dispatch(cli: &Cli, output: &Output) -> Result<ExitCode, Failure> {
         Command::Service { command } => services::service(command, common, output)?,
         Command::Plugin { command } => plugins::plugin(command, common, output)?,
         Command::Pki { command } => pki::pki(command, output)?,
-        Command::Keys { command } => pki::keys(command, output)?,
+        Command::Keys { command } => keys::keys(command, common, output)?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -92,6 +93,8 @@ mod tests {
             &["clavigerd", "user", "enrol-code", "alice", "--valid", "24"],
             &["clavigerd", "service", "add", "shop", "--key-pin", "xyz"],
             &["clavigerd", "pki", "issue", "dir"],
+            &["clavigerd", "keys", "rotate", "--drop", "kek"],
+            &["clavigerd", "keys", "rewrap", "--page", "0"],
         ] {
             assert_eq!(main_with(arguments), ExitCode::from(failure::USAGE), "{arguments:?}");
         }
@@ -114,6 +117,7 @@ mod tests {
             (&["run", "--config", &config], 3),
             (&["user", "list", "--config", &config], 3),
             (&["user", "list", "--socket", &socket], 4),
+            (&["keys", "status", "--socket", &socket], 4),
             (&["status", "--socket", &socket, "--json"], 4),
             (&["plugin", "inspect", &config], 1),
         ] {

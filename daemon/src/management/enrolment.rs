@@ -14,9 +14,10 @@ use tracing::{info, warn};
 use zeroize::Zeroizing;
 
 use super::{
+    keyring::Keyring,
     record::{CredentialRecord, EnrolmentRecord, EnrolmentRef, Keys, OfferRecord, UserRecord, enrolment_key, user_key},
     repository::{ChangeError, Repository},
-    sealing::{KeyEncryptionKey, Place, Unsealable},
+    sealing::{Place, Seal, Unsealable},
 };
 use crate::{
     clock::{self, Clock},
@@ -34,7 +35,7 @@ pub struct Enrolment {
     /// The store.
     pub repository: Repository,
     /// Seals what is stored.
-    pub kek: Arc<KeyEncryptionKey>,
+    pub kek: Arc<Keyring>,
     /// The time.
     pub clock: Clock,
     /// The least suite of new credentials.
@@ -66,16 +67,16 @@ pub type NewCode = (EnrolmentCode, u64);
 /// Wrong MACs under one code before it is suspended.
 const MAX_BAD_MACS: u32 = 10;
 /// Kinds of secrets in an enrolment's record.
-const PSK: &str = "enrolment psk";
+pub(super) const PSK: &str = "enrolment psk";
 /// The id of no code.
 const DUMMY: EnrolmentId = [0; 8];
-const TAGS: &str = "enrolment tags";
+pub(super) const TAGS: &str = "enrolment tags";
 
 impl Enrolment {
     /// Seals the dummy of [`Self::dummy_psk`].
-    pub fn dummy_psk(kek: &KeyEncryptionKey, realm: &Realm, psk: &Secret32) -> Result<Vec<u8>, Unsealable> {
+    pub fn dummy_psk(keyring: &Keyring, realm: &Realm, psk: &Secret32) -> Result<Vec<u8>, Unsealable> {
         let owner = data_encoding::HEXLOWER.encode(&DUMMY);
-        kek.seal(Place { realm: realm.as_str(), kind: PSK, owner: &owner, epoch: 0 }, psk.expose())
+        keyring.ephemeral().seal(Place { realm: realm.as_str(), kind: PSK, owner: &owner, epoch: 0 }, psk.expose())
     }
 
     /// Makes a code for a user; a former one that was not used ends.
@@ -302,6 +303,16 @@ impl Enrolment {
     async fn activate(&self, user: &str, id: &[u8; 8], credential: &CredentialRecord) -> Result<bool, Code> {
         let mut activated = false;
         let mut former = None;
+        // What goes from one record to another is sealed as of now: a pass
+        // that seals anew may have been at the one already.
+        let mut credential = credential.clone();
+        let place = Keys::place(self.realm.as_str(), user, credential.epoch);
+        if !credential.keys.is_empty()
+            && let Some(keys) = self.kek.reseal(place, &credential.keys).map_err(unsealable)?
+        {
+            credential.keys = keys;
+        }
+        let credential = &credential;
         let key = user_key(user);
         let changed = self.repository.change(&key, |user: &mut UserRecord| {
             activated = false;
@@ -346,7 +357,7 @@ impl Enrolment {
         hash_len: u8,
     ) -> Result<OfferRecord, Code> {
         let keys = Keys { unique: pending.unique_key.clone(), management: pending.management_key.clone() };
-        let sealed = keys.seal(&self.kek, self.realm.as_str(), user, 1).map_err(unsealable)?;
+        let sealed = keys.seal(&*self.kek, self.realm.as_str(), user, 1).map_err(unsealable)?;
         let tags = Zeroizing::new([pending.terminal_tag, pending.manager_tag].concat());
         Ok(OfferRecord {
             credential: CredentialRecord {
@@ -398,7 +409,7 @@ async fn count_bad_mac(repository: Repository, key: String) {
 }
 
 fn unsealable(_: Unsealable) -> Code {
-    tracing::error!(target: "audit", event = "record_tampered", "a secret of an enrolment does not open: wrong key-encryption key, or the record was exchanged");
+    tracing::error!(target: "audit", event = "record_tampered", "a secret of an enrolment does not open: the record was exchanged or damaged, or its data key was dropped");
     Code::Unavailable
 }
 

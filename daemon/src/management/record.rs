@@ -7,8 +7,9 @@ use minicbor::{Decode, Encode};
 use zeroize::Zeroizing;
 
 use super::{
+    keyring::Keyring,
     realm_keys::CredentialNumber,
-    sealing::{KeyEncryptionKey, Place, Unsealable},
+    sealing::{Place, Seal, Unsealable, same_secret},
 };
 
 /// A user.
@@ -114,6 +115,13 @@ pub struct PendingKeys {
     /// Milliseconds since 1970.
     #[n(2)]
     pub made_ms: u64,
+}
+
+impl PendingKeys {
+    /// Whether these are those keys, be they sealed anew meanwhile.
+    fn are(&self, others: &Self) -> bool {
+        self.epoch == others.epoch && same_secret(&self.keys, &others.keys)
+    }
 }
 
 /// Points from a user to its enrolment code.
@@ -280,15 +288,15 @@ pub struct Keys {
 
 impl Keys {
     /// Seals both for a credential's record.
-    pub fn seal(&self, kek: &KeyEncryptionKey, realm: &str, user: &str, epoch: u32) -> Result<Vec<u8>, Unsealable> {
+    pub fn seal(&self, key: &impl Seal, realm: &str, user: &str, epoch: u32) -> Result<Vec<u8>, Unsealable> {
         let both = Zeroizing::new([self.unique.expose().as_slice(), self.management.expose()].concat());
-        kek.seal(Self::place(realm, user, epoch), &both)
+        key.seal(Self::place(realm, user, epoch), &both)
     }
 
     /// Opens a credential's keys: its pending ones when `epoch` is theirs, and
     /// its current ones otherwise.
     pub fn open(
-        kek: &KeyEncryptionKey,
+        keyring: &Keyring,
         realm: &str,
         user: &str,
         record: &CredentialRecord,
@@ -298,7 +306,7 @@ impl Keys {
             Some(pending) if pending.epoch == epoch => (epoch, &pending.keys),
             _ => (record.epoch, &record.keys),
         };
-        let both = kek.open(Self::place(realm, user, epoch), sealed)?;
+        let both = keyring.open(Self::place(realm, user, epoch), sealed)?;
         let (unique, management) = both.split_at_checked(32).ok_or(Unsealable)?;
         Ok(Self {
             unique: Secret32::from_slice(unique).ok_or(Unsealable)?,
@@ -306,7 +314,8 @@ impl Keys {
         })
     }
 
-    fn place<'a>(realm: &'a str, user: &'a str, epoch: u32) -> Place<'a> {
+    /// Where the keys of a credential belong.
+    pub(super) fn place<'a>(realm: &'a str, user: &'a str, epoch: u32) -> Place<'a> {
         Place { realm, kind: "credential keys", owner: user, epoch }
     }
 }
@@ -333,7 +342,7 @@ impl CredentialRecord {
     /// nothing is changed, when they are not the pending ones any more: a
     /// newer rotation has replaced them, or another use has promoted them.
     pub fn promote(&mut self, used: &PendingKeys) -> bool {
-        let Some(pending) = self.pending.take_if(|pending| pending == used) else { return false };
+        let Some(pending) = self.pending.take_if(|pending| pending.are(used)) else { return false };
         self.epoch = pending.epoch;
         self.keys = pending.keys;
         self.keys_made_ms = pending.made_ms;
@@ -354,6 +363,7 @@ impl CredentialRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::management::testing::MemoryStore;
 
     #[test]
     fn records_round_trip() {
@@ -391,9 +401,9 @@ mod tests {
         assert!(UserRecord::from_bytes(b"rubbish").is_err());
     }
 
-    #[test]
-    fn keys_of_another_user_do_not_open() {
-        let kek = KeyEncryptionKey::new(&[7; 32]);
+    #[tokio::test]
+    async fn keys_of_another_user_do_not_open() {
+        let keyring = Keyring::on(MemoryStore::new()).await;
         let keys = Keys { unique: Secret32::new([1; 32]), management: Secret32::new([2; 32]) };
         let record = |user: &str, epoch| CredentialRecord {
             id: [1; 16],
@@ -401,15 +411,15 @@ mod tests {
             hash_len: 32,
             suite_floor: 1,
             kem_floor: 0,
-            keys: keys.seal(&kek, "example", user, 1).unwrap(),
+            keys: keys.seal(&*keyring, "example", user, 1).unwrap(),
             enrolled_ms: 0,
             cloned: false,
             keys_made_ms: 0,
             rotate_required: false,
             pending: None,
         };
-        assert!(Keys::open(&kek, "example", "alice", &record("alice", 1), 1).is_ok());
-        assert!(Keys::open(&kek, "example", "alice", &record("bob", 1), 1).is_err());
-        assert!(Keys::open(&kek, "example", "alice", &record("alice", 2), 2).is_err());
+        assert!(Keys::open(&keyring, "example", "alice", &record("alice", 1), 1).is_ok());
+        assert!(Keys::open(&keyring, "example", "alice", &record("bob", 1), 1).is_err());
+        assert!(Keys::open(&keyring, "example", "alice", &record("alice", 2), 2).is_err());
     }
 }

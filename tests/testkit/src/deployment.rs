@@ -16,6 +16,9 @@ pub const REALM: &str = "example";
 /// The id of its service.
 pub const SERVICE: &str = "shop.example";
 
+/// The files of its key-encryption keys, below its directory.
+pub const KEKS: [&str; 2] = ["kek.key", "kek-recovery.key"];
+
 /// Which daemons there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
@@ -226,7 +229,9 @@ impl Deployment {
         clavigerd(&[&["pki", "issue", &pki, "server", "terminals"][..], &local].concat())?;
         clavigerd(&[&["pki", "issue", &pki, "manager"][..], &local].concat())?;
         clavigerd(&[&["pki", "issue", &pki, "service", SERVICE][..], &local].concat())?;
-        clavigerd(&["keys", "init", &self.directory.join("kek.key").display().to_string()])?;
+        for kek in KEKS {
+            clavigerd(&["keys", "init", &self.directory.join(kek).display().to_string()])?;
+        }
         Ok(())
     }
 
@@ -285,7 +290,7 @@ socket = "admin{daemon}.sock"
             r#"
 [management]
 store = "store-sqlite"
-key_encryption_key = "kek.key"
+key_encryption_keys = ["kek.key", "kek-recovery.key"]
 {}
 
 [management.terminals]

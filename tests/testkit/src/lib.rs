@@ -17,7 +17,7 @@ mod terminal;
 mod upstream;
 
 pub use binaries::Binaries;
-pub use deployment::{Deployment, Layout, Lines, REALM, SERVICE};
+pub use deployment::{Deployment, KEKS, Layout, Lines, REALM, SERVICE};
 pub use ports::free_port;
 pub use process::{Process, run, run_with_input};
 pub use terminal::Terminal;
