@@ -249,7 +249,7 @@ pub enum ServiceCommand {
 pub enum StoreCommand {
     /// Copy the realm from one user store into another
     ///
-    /// Both are [[plugin]]s of the configuration, whatever plugins they are. Copies all records and
+    /// Both are stores of plugins that the configuration loads, whichever they are. Copies all records and
     /// all counters, so that nobody has to enrol again and no envelope can be replayed, and compares
     /// both at the end. The target must be empty, or hold what an earlier run has left there: what
     /// is there already is left alone, so an interrupted copy is ended by the same command.
