@@ -238,11 +238,11 @@ impl Link {
     async fn connected(&self) -> Result<(u64, MultiplexedConnection), PluginError> {
         // Held while a connection is opened: the others wait for that one.
         let mut state = self.state.lock().await;
-        if let Some((mut connection, used)) = state.connection.take() {
-            if used.elapsed() < IDLE || self.is_alive(&mut connection).await {
-                state.connection = Some((connection.clone(), Instant::now()));
-                return Ok((state.number, connection));
-            }
+        if let Some((mut connection, used)) = state.connection.take()
+            && (used.elapsed() < IDLE || self.is_alive(&mut connection).await)
+        {
+            state.connection = Some((connection.clone(), Instant::now()));
+            return Ok((state.number, connection));
         }
         if let Some(pause) = state.pause.as_ref().filter(|pause| Instant::now() < pause.until) {
             return Err(pause.why.clone());
