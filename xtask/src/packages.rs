@@ -20,6 +20,7 @@ pub(crate) const TESTS: Packages = &[
     ("postgresql", "/usr/bin/pg_ctlcluster"),
     ("python3", "/usr/bin/python3"),
     ("python3-cryptography", "/usr/lib/python3/dist-packages/cryptography/__init__.py"),
+    ("softhsm2", "/usr/bin/softhsm2-util"),
 ];
 
 /// What formal models need, whatever checks them.

@@ -7,11 +7,13 @@
 //!
 //! - [`user_store`]: the suite of [`UserStore`](crate::UserStore);
 //! - [`state_store`]: the suite of [`StateStore`](crate::StateStore);
+//! - [`custody`]: the suite of [`KeyCustody`](crate::KeyCustody);
 //! - [`MemoryState`]: a state store in memory for tests of issuers;
 //! - [`StoppedClock`]: time that passes when it is told to.
 
 mod clock;
 mod counters;
+mod custody;
 mod memory_state;
 mod records;
 mod scans;
@@ -20,6 +22,7 @@ mod state_store;
 use std::{future::Future, sync::Arc};
 
 pub use clock::StoppedClock;
+pub use custody::custody;
 pub use memory_state::MemoryState;
 pub use state_store::state_store;
 use tokio::task::JoinSet;

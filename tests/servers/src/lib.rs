@@ -4,5 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "for tests and benchmarks, which may panic")]
 
 mod postgres;
+mod softhsm;
 
 pub use postgres::{POSTGRES_PASSWORD, Postgres, give};
+pub use softhsm::{SOFTHSM_PIN, SOFTHSM_TOKEN, SoftHsm};
