@@ -223,9 +223,9 @@ impl Seat {
                     drop(entered);
                     last = text;
                     if refreshed {
-                        module.reconnect(generation)
+                        module.reconnect(generation);
                     } else {
-                        module.refresh(generation)
+                        module.refresh(generation);
                     }
                     refreshed = true;
                     continue;

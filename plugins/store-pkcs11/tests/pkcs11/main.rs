@@ -54,6 +54,8 @@ fn objects_keep_the_contract_of_user_stores() {
         let number = AtomicU32::new(0);
         testkit::user_store(|| async {
             let prefix = format!("t{}", number.fetch_add(1, Ordering::Relaxed));
+            // The store before has gone; what it left makes SoftHSM slow.
+            objects(&storage(&hsm)).iter().for_each(|file| std::fs::remove_file(file).unwrap());
             let token = Token::open(Configuration { prefix, ..configuration(&hsm) }).unwrap();
             token.custody().initialise().await.unwrap();
             Arc::new(token.user_store().unwrap()) as Arc<dyn UserStore>
