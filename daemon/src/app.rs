@@ -9,6 +9,7 @@ use claviger_plugin_api::{KeyIssuer, StateStore};
 use claviger_protocol::{Realm, ServiceId};
 use tokio::{
     signal::unix::{SignalKind, signal},
+    sync::watch,
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -23,7 +24,7 @@ use crate::{
         http::{ServicesHandler, TerminalsHandler},
     },
     net::{Handler, NetError, Server, SourceLimit, tls::server_config},
-    plugin_host::{HostServices, PluginConfig, PluginHost, PluginHostError, StateSource},
+    plugin_host::{HostServices, PluginHost, PluginHostError, StateSource},
     service::{self, ManagerLink, Relay, Relayed, RemoteManager, ServiceRole, Unavailable},
     state::MemoryState,
     suites::{SuiteMissing, Suites},
@@ -116,7 +117,7 @@ struct App {
     grace: Duration,
     readiness: Readiness,
     plugins: Arc<PluginHost>,
-    management: Option<(Arc<Management>, ReadyFlag)>,
+    management: Option<ManagementRole>,
     service: Option<ReadyFlag>,
     listeners: Vec<Listener>,
     telemetry: Option<Listener>,
@@ -142,7 +143,7 @@ impl App {
             Some(StateChoice::Plugin(name)) => StateSource::Plugin(name.clone()),
         };
         let services = HostServices { state: source, clock: clock::system() };
-        let plugins = Arc::new(PluginHost::load(&plugin_configs(&config), services).await?);
+        let plugins = Arc::new(PluginHost::load(&config.plugins, services).await?);
 
         let mut listeners = Vec::new();
         let management = match &config.management {
@@ -150,13 +151,14 @@ impl App {
             Some(section) => {
                 let role = build_management(&realm, section, &plugins).await?;
                 listeners.extend(management_listeners(section, &role)?);
-                Some((role, readiness.register("management")))
+                let flag = readiness.register("management");
+                Some(ManagementRole { role, store: section.store.clone(), flag })
             }
         };
         let service = match &config.service {
             None => None,
             Some(section) => {
-                let role = management.as_ref().map(|(role, _)| role);
+                let role = management.as_ref().map(|management| &management.role);
                 listeners.push(service_listener(&realm, section, &plugins, memory, role)?);
                 Some(readiness.register("service"))
             }
@@ -171,7 +173,7 @@ impl App {
             )?),
         };
         let state = AdminState {
-            management: management.as_ref().map(|(role, _)| role.clone()),
+            management: management.as_ref().map(|management| management.role.clone()),
             plugins: plugins.clone(),
             readiness: readiness.clone(),
             roles: config.roles,
@@ -198,7 +200,12 @@ impl App {
             background.spawn(telemetry.run(end.clone(), Duration::from_secs(1)));
         }
         background.spawn(self.metrics.upkeep(end.clone()));
-        background.spawn(watch(self.plugins, self.management, self.service, end.clone()));
+        if let Some(management) = self.management {
+            background.spawn(management.watch(self.plugins.clone(), end.clone()));
+        }
+        if let Some(flag) = self.service {
+            background.spawn(watch_service(flag, self.plugins, end.clone()));
+        }
         Running { readiness: self.readiness, stop, end, serving, background, grace: self.grace }
     }
 }
@@ -246,50 +253,58 @@ impl Running {
     }
 }
 
-/// Asks stores and issuers for their health, and keeps the service registry
-/// as it stands in the store.
-async fn watch(
-    plugins: Arc<PluginHost>,
-    management: Option<(Arc<Management>, ReadyFlag)>,
-    service: Option<ReadyFlag>,
-    end: CancellationToken,
-) {
+/// The management role of this daemon.
+struct ManagementRole {
+    role: Arc<Management>,
+    /// The plugin that holds its users.
+    store: String,
+    flag: ReadyFlag,
+}
+
+impl ManagementRole {
+    /// Keeps the service registry as it stands in the store, and with it the flag.
+    async fn watch(self, plugins: Arc<PluginHost>, end: CancellationToken) {
+        let mut changes = plugins.changes();
+        loop {
+            match self.role.refresh().await {
+                Ok(()) => self.flag.ready(),
+                Err(error) => self.flag.set(false, &format!("plugin {}: {error}", self.store)),
+            }
+            if !next_look(&mut changes, &end).await {
+                return;
+            }
+        }
+    }
+}
+
+/// Asks what the service role needs for its health, and sets its flag.
+async fn watch_service(flag: ReadyFlag, plugins: Arc<PluginHost>, end: CancellationToken) {
+    let mut changes = plugins.changes();
     loop {
-        if let Some((role, flag)) = &management {
-            match role.refresh().await {
-                Ok(()) => flag.ready(),
-                Err(error) => flag.set(false, &format!("the user store does not answer: {error}")),
-            }
+        let health = plugins.health().await;
+        let needed = health.iter().filter(|health| health.component != "user_store");
+        match needed.filter_map(|health| health.problem.as_ref().map(|problem| (health, problem))).next() {
+            None => flag.ready(),
+            Some((health, problem)) => flag.set(false, &format!("plugin {}: {problem}", health.plugin)),
         }
-        if let Some(flag) = &service {
-            let health = plugins.health().await;
-            let issuers = health.iter().filter(|health| health.component != "user_store");
-            match issuers.filter_map(|health| health.problem.as_ref().map(|problem| (health, problem))).next() {
-                None => flag.ready(),
-                Some((health, problem)) => flag.set(false, &format!("plugin {}: {problem}", health.plugin)),
-            }
+        if !next_look(&mut changes, &end).await {
+            return;
         }
-        tokio::select! {
-            () = end.cancelled() => return,
-            () = tokio::time::sleep(HEALTH_INTERVAL) => {}
-        }
+    }
+}
+
+/// Waits for the next look at health and registry: at once when a component was
+/// cut off or let back in. `false` at the end.
+async fn next_look(changes: &mut watch::Receiver<()>, end: &CancellationToken) -> bool {
+    tokio::select! {
+        () = end.cancelled() => false,
+        changed = changes.changed() => changed.is_ok(),
+        () = tokio::time::sleep(HEALTH_INTERVAL) => true,
     }
 }
 
 /// How often health and registry are looked at.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(5);
-
-fn plugin_configs(config: &Config) -> Vec<PluginConfig> {
-    let convert = |plugin: &crate::config::types::PluginConfig| PluginConfig {
-        name: plugin.name.clone(),
-        path: plugin.path.clone(),
-        sha256: plugin.sha256,
-        required: plugin.required,
-        deadline: plugin.deadline,
-        configuration: plugin.config.clone(),
-    };
-    config.plugins.iter().map(convert).collect()
-}
 
 async fn build_management(
     realm: &Realm,
@@ -303,7 +318,15 @@ async fn build_management(
         needed: "user store",
         role: "management",
     })?;
-    Ok(Management::start(realm.clone(), section, suites, store, clock::system()).await?)
+    let custody = match &section.custody {
+        None => None,
+        Some(name) => Some(plugins.custody(name).ok_or_else(|| Error::Component {
+            plugin: name.clone(),
+            needed: "key custody",
+            role: "management",
+        })?),
+    };
+    Ok(Management::start(realm.clone(), section, suites, store, custody, clock::system()).await?)
 }
 
 fn management_listeners(section: &ManagementConfig, role: &Arc<Management>) -> Result<Vec<Listener>, Error> {

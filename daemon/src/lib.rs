@@ -9,6 +9,7 @@
 //! - [`admin`], [`cli`]: the administration socket and the command line.
 //! - [`telemetry`]: logs, metrics, health.
 //! - [`pki`]: development certificates.
+//! - [`transfer`]: a realm from one store into another, into an encrypted backup, and back.
 //! - [`suites`], [`state`], [`clock`]: cipher suites of a role, the state store in memory, the time.
 //!
 //! `management` and `service` do not know each other: where one process has
@@ -29,3 +30,4 @@ pub mod service;
 pub mod state;
 pub mod suites;
 pub mod telemetry;
+pub mod transfer;

@@ -3,7 +3,7 @@
 //! - [`CipherSuite`], [`UserStore`], [`StateStore`], [`KeyIssuer`], [`KeyCustody`]: the plain traits a plugin implements.
 //! - [`Plugin`] and [`Context`]: what a plugin gives to and gets from the host.
 //! - [`export_plugin!`]: the macro that makes a plugin of a crate.
-//! - [`limits`]: the sizes that a store checks.
+//! - [`limits`]: the sizes that a store checks; [`counter`]: what it computes of counters.
 //! - the errors say what the host does on each.
 //! - [`description`]: what a plugin file says about itself without being run.
 //! - [`abi`]: how all that crosses the boundary; the only module with unsafe code.
@@ -13,6 +13,7 @@
 #[expect(unsafe_code, unreachable_pub, reason = "the boundary between two libraries; types in public tables")]
 pub mod abi;
 mod cipher;
+pub mod counter;
 mod custody;
 pub mod description;
 mod error;

@@ -20,6 +20,8 @@ pub(crate) const TESTS: Packages = &[
     ("postgresql", "/usr/bin/pg_ctlcluster"),
     ("python3", "/usr/bin/python3"),
     ("python3-cryptography", "/usr/lib/python3/dist-packages/cryptography/__init__.py"),
+    ("redis-sentinel", "/usr/bin/redis-sentinel"),
+    ("redis-server", "/usr/bin/redis-server"),
     ("softhsm2", "/usr/bin/softhsm2-util"),
 ];
 

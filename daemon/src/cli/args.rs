@@ -70,6 +70,53 @@ pub enum Command {
         command: ServiceCommand,
     },
 
+    /// User stores: copy a realm from one into another
+    Store {
+        /// What to do with stores.
+        #[command(subcommand)]
+        command: StoreCommand,
+    },
+
+    /// Write the realm into an encrypted file
+    ///
+    /// Holds everything that the user store holds, and is encrypted as a whole for the configured
+    /// key-encryption key, without which nobody reads it: keep that one apart. The daemon may go on
+    /// serving. The file gets mode 0600, appears when it is whole, and replaces nothing.
+    #[command(after_help = BACKUP_EXAMPLES)]
+    Backup {
+        /// The file
+        file: PathBuf,
+        /// Plugin of the user store [default: management.store]
+        #[arg(long, value_name = "PLUGIN")]
+        store: Option<String>,
+        /// Read a backup to its end instead, to see whether it is whole; opens no store
+        #[arg(long, conflicts_with = "store")]
+        verify: bool,
+    },
+
+    /// Write a backup into an empty user store
+    ///
+    /// First reads the whole file, and writes nothing if a single byte of it is not as it was
+    /// written. At the end compares the store with the file. If it is interrupted, run it again.
+    ///
+    /// Every terminal then has its keys rotated after its next sign-on, since whoever has the file
+    /// and the key-encryption key has them too. The daemon must not run. What the backup cannot know,
+    /// and what to do about it, is in docs/operations.md.
+    #[command(after_help = RESTORE_EXAMPLES)]
+    Restore {
+        /// The file that `clavigerd backup` made
+        file: PathBuf,
+        /// Plugin of the user store [default: management.store]
+        #[arg(long, value_name = "PLUGIN")]
+        store: Option<String>,
+        /// Check file and store, and write nothing
+        #[arg(long)]
+        dry_run: bool,
+        /// Do not have the terminals' keys rotated
+        #[arg(long)]
+        keep_keys: bool,
+    },
+
     /// Plugins: inspect a file, list those of the running daemon
     Plugin {
         /// What to do with plugins.
@@ -89,6 +136,13 @@ pub enum Command {
         /// What to make.
         #[command(subcommand)]
         command: KeysCommand,
+    },
+
+    /// A hardware security module that keeps unique keys: make it ready, show it
+    Hsm {
+        /// What to do with it.
+        #[command(subcommand)]
+        command: HsmCommand,
     },
 }
 
@@ -197,6 +251,38 @@ pub enum ServiceCommand {
     },
 }
 
+/// `clavigerd store`
+#[derive(Debug, Subcommand)]
+pub enum StoreCommand {
+    /// Copy the realm from one user store into another
+    ///
+    /// Both are [[plugin]]s of the configuration, whatever plugins they are. Copies all records and
+    /// all counters, so that nobody has to enrol again and no envelope can be replayed, and compares
+    /// both at the end. The target must be empty, or hold what an earlier run has left there: what
+    /// is there already is left alone, so an interrupted copy is ended by the same command.
+    ///
+    /// The daemon must not run, but for a first pass with --online. Then make the target
+    /// `management.store`, start the daemon, and take the former store out of use for good.
+    #[command(after_help = MIGRATE_EXAMPLES)]
+    Migrate {
+        /// Plugin of the store that has the realm
+        #[arg(long, value_name = "PLUGIN")]
+        from: String,
+        /// Plugin of the store that is to have it
+        #[arg(long, value_name = "PLUGIN")]
+        to: String,
+        /// Say what would be copied, and write nothing
+        #[arg(long)]
+        dry_run: bool,
+        /// Bring an earlier copy of the same realm up to date: also replace and delete records in the target
+        #[arg(long)]
+        overwrite: bool,
+        /// Copy while the daemon serves, without the comparison at the end; a last run without it must follow
+        #[arg(long)]
+        online: bool,
+    },
+}
+
 /// `clavigerd plugin`
 #[derive(Debug, Subcommand)]
 pub enum PluginCommand {
@@ -287,6 +373,26 @@ pub enum KeysCommand {
     },
 }
 
+/// `clavigerd hsm`
+#[derive(Debug, Subcommand)]
+pub enum HsmCommand {
+    /// Make the master key in the module, and what proves that its storage is whole
+    ///
+    /// Leaves alone what is there. Make a backup of the module's token afterwards, with the tool of
+    /// its maker: who loses the master key loses all users.
+    Init {
+        /// The plugin's name [default: the only one that provides custody]
+        #[arg(long, value_name = "NAME")]
+        plugin: Option<String>,
+    },
+    /// Show the module: names, versions, counts
+    Status {
+        /// The plugin's name [default: the only one that provides custody]
+        #[arg(long, value_name = "NAME")]
+        plugin: Option<String>,
+    },
+}
+
 fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text).ok_or_else(|| "write it as 30m, 24h or 7d".to_owned())
 }
@@ -297,6 +403,26 @@ fn sha256(text: &str) -> Result<String, String> {
         false => Err("64 hex digits are expected".to_owned()),
     }
 }
+
+const MIGRATE_EXAMPLES: &str = "\
+Examples:
+  With a pause as long as the copy:
+    systemctl stop clavigerd
+    clavigerd store migrate --from store-sqlite --to store-postgres
+  With a short one: copy while the daemon serves, then what has changed since
+    clavigerd store migrate --from store-sqlite --to store-postgres --online
+    systemctl stop clavigerd
+    clavigerd store migrate --from store-sqlite --to store-postgres --overwrite";
+
+const BACKUP_EXAMPLES: &str = "\
+Examples:
+  clavigerd backup /backup/realm-$(date +%F)
+  clavigerd backup --verify /backup/realm-2026-11-23";
+
+const RESTORE_EXAMPLES: &str = "\
+Examples:
+  clavigerd restore --dry-run /backup/realm-2026-11-23
+  systemctl stop clavigerd && clavigerd restore /backup/realm-2026-11-23";
 
 const EXIT_CODES: &str = "\
 Exit codes:

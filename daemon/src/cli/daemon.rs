@@ -63,7 +63,8 @@ pub(super) fn block_on<T>(calls: impl Future<Output = Result<T, Failure>>) -> Re
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(calls)
 }
 
-fn load(common: &Common) -> Result<Config, Failure> {
+/// The configuration that `--config` names.
+pub(super) fn load(common: &Common) -> Result<Config, Failure> {
     Ok(config::load(common.config.as_deref().unwrap_or(Path::new(DEFAULT_PATH)))?)
 }
 

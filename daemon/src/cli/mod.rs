@@ -6,14 +6,18 @@
 //! - `daemon`: `run`, `check`, `status`.
 //! - `users`, `services`, `plugins`: through the administration socket.
 //! - `pki`: certificates and keys; needs no daemon.
+//! - `hsm`: the module of key custody; works on the module itself.
+//! - `transfer`: a realm as a whole: copy, backup, restore; works on the stores itself.
 
 pub mod args;
 mod daemon;
 mod failure;
+mod hsm;
 mod output;
 mod pki;
 mod plugins;
 mod services;
+mod transfer;
 mod users;
 
 use std::{ffi::OsString, process::ExitCode};
@@ -58,9 +62,17 @@ fn dispatch(cli: &Cli, output: &Output) -> Result<ExitCode, Failure> {
         Command::Status => return daemon::status(common, output),
         Command::User { command } => users::user(command, common, output)?,
         Command::Service { command } => services::service(command, common, output)?,
+        Command::Store { command } => transfer::store(command, common, output)?,
+        Command::Backup { file, verify: true, .. } => transfer::verify(file, common, output)?,
+        Command::Backup { file, store, verify: false } => transfer::backup(file, store.as_deref(), common, output)?,
+        Command::Restore { file, store, dry_run, keep_keys } => {
+            let how = transfer::Restore { dry_run: *dry_run, keep_keys: *keep_keys };
+            transfer::restore(file, store.as_deref(), how, common, output)?;
+        }
         Command::Plugin { command } => plugins::plugin(command, common, output)?,
         Command::Pki { command } => pki::pki(command, output)?,
         Command::Keys { command } => pki::keys(command, output)?,
+        Command::Hsm { command } => hsm::hsm(command, common, output)?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -92,6 +104,9 @@ mod tests {
             &["clavigerd", "user", "enrol-code", "alice", "--valid", "24"],
             &["clavigerd", "service", "add", "shop", "--key-pin", "xyz"],
             &["clavigerd", "pki", "issue", "dir"],
+            &["clavigerd", "store", "migrate", "--from", "a"],
+            &["clavigerd", "store", "migrate", "--from", "a", "--to", "a"],
+            &["clavigerd", "backup", "--verify", "--store", "a", "file"],
         ] {
             assert_eq!(main_with(arguments), ExitCode::from(failure::USAGE), "{arguments:?}");
         }
@@ -116,6 +131,10 @@ mod tests {
             (&["user", "list", "--socket", &socket], 4),
             (&["status", "--socket", &socket, "--json"], 4),
             (&["plugin", "inspect", &config], 1),
+            (&["hsm", "status", "--config", &config], 3),
+            (&["store", "migrate", "--from", "a", "--to", "b", "--config", &config], 3),
+            (&["backup", &path("backup"), "--config", &config], 3),
+            (&["restore", &path("backup"), "--config", &config], 3),
         ] {
             let all = std::iter::once("clavigerd").chain(arguments.iter().copied());
             assert_eq!(main_with(all), ExitCode::from(code), "{arguments:?}");

@@ -37,6 +37,18 @@ impl Output {
         Ok(())
     }
 
+    /// Something that people should know beside the answer, on standard error.
+    pub(super) fn note(&self, note: &str) {
+        if !self.json {
+            let _ = writeln!(io::stderr(), "clavigerd: {note}");
+        }
+    }
+
+    /// Whether somebody looks at standard error and wants text.
+    pub(super) fn is_watched(&self) -> bool {
+        !self.json && io::stderr().is_terminal()
+    }
+
     /// What went wrong, on standard error.
     pub(super) fn failure(&self, failure: &Failure) {
         let text = match self.json {

@@ -14,8 +14,8 @@ use super::{
         TelemetryConfig, TerminalsListener,
     },
     values::{
-        boolean, choice, duration, integer, json, kem, label, list, name, origin, path, set, sha256, socket,
-        socket_or_off, suite, text,
+        boolean, choice, duration, integer, json, kem, label, list, name, one_or_more, origin, path, set, sha256,
+        socket, socket_or_off, suite, text,
     },
 };
 
@@ -104,17 +104,29 @@ fn plugins(root: &mut Table<'_>) -> Vec<PluginConfig> {
             names.push(name.clone());
         }
         let path = table.required("path", "the file of the shared library", path);
-        let sha256 = table.optional("sha256", sha256);
-        let required = table.or("required", true, boolean);
-        let deadline = table.or("deadline", seconds(2), duration(milliseconds(1)..=seconds(60)));
-        let config = table.or("config", serde_json::Value::Object(serde_json::Map::new()), json);
         // A plugin that is wrong elsewhere still has its name: what refers to it is not wrong.
-        Some(PluginConfig { name: name?, path: path.unwrap_or_default(), sha256, required, deadline, config })
+        let known = name.is_some();
+        let default = PluginConfig::new(name.unwrap_or_default(), path.unwrap_or_default());
+        let plugin = PluginConfig {
+            sha256: table.optional("sha256", sha256),
+            required: table.or("required", default.required, boolean),
+            deadline: table.or("deadline", default.deadline, duration(milliseconds(1)..=seconds(60))),
+            max_in_flight: table.or("max_in_flight", 256, integer(1..=65_536)) as usize,
+            retries: table.or("retries", default.retries, integer(0..=5)),
+            breaker_failures: table.or("breaker_failures", default.breaker_failures, integer(0..=1000)),
+            configuration: table.or("config", default.configuration, json),
+            ..default
+        };
+        known.then_some(plugin)
     })
 }
 
 fn management(table: &mut Table<'_>, plugins: &[&str]) -> Option<ManagementConfig> {
     let store = plugin_name(table, "store", plugins);
+    let custody = table.optional("custody", name);
+    if let Some(custody) = &custody {
+        known_plugin(table, "custody", custody, plugins, "");
+    }
     let suites = table.or("suites", SUITES.to_vec(), set(suite));
     let kems = table.or("kems", KEMS.to_vec(), set(kem));
     let key_encryption_key = table.required("key_encryption_key", "the file that `clavigerd keys init` made", path);
@@ -158,6 +170,7 @@ fn management(table: &mut Table<'_>, plugins: &[&str]) -> Option<ManagementConfi
     });
     Some(ManagementConfig {
         store: store?,
+        custody,
         suites,
         kems,
         key_encryption_key: key_encryption_key?,
@@ -232,11 +245,12 @@ fn service(table: &mut Table<'_>, plugins: &[&str], roles: Option<Roles>) -> Opt
 }
 
 fn manager(table: &mut Table<'_>) -> Option<ManagerConfig> {
-    let url = table.required("url", "the manager's listener for services, https://HOST[:PORT]", origin("https"));
+    let listener = "the manager's listener for services, https://HOST[:PORT]";
+    let urls = table.required("url", listener, one_or_more(origin("https")));
     let ca = table.required("ca", "the PEM file of the manager's authority", path);
     let certificate = table.required("certificate", CERTIFICATE, path);
     let private_key = table.required("private_key", PRIVATE_KEY, path);
-    Some(ManagerConfig { url: url?, ca: ca?, certificate: certificate?, private_key: private_key? })
+    Some(ManagerConfig { urls: urls?, ca: ca?, certificate: certificate?, private_key: private_key? })
 }
 
 type Listener = (Option<SocketAddr>, Option<PathBuf>, Option<PathBuf>);

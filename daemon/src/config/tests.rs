@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf, time::Duration};
 
-use super::*;
+use super::{types::PluginConfig, *};
 
 #[test]
 fn every_wrong_configuration_is_reported_at_its_place() {
@@ -110,6 +110,20 @@ fn every_wrong_configuration_is_reported_at_its_place() {
             "10:12",
             "`plugin[0].deadline` is out of range",
             "from 1ms to 1m",
+        ),
+        (
+            "path = \"c.so\"",
+            "path = \"c.so\"\nmax_in_flight = 0",
+            "10:17",
+            "`plugin[0].max_in_flight` is out of range",
+            "from 1 to 65536",
+        ),
+        (
+            "path = \"c.so\"",
+            "path = \"c.so\"\nretries = 6",
+            "10:11",
+            "`plugin[0].retries` is out of range",
+            "from 0 to 5",
         ),
         ("path = \"c.so\"", "path = \"c.so\"\nconfig = 3", "10:10", "`plugin[0].config` is a whole number", "a table"),
         ("name = \"store\"", "name = \"cipher\"", "12:8", "two plugins are named `cipher`", ""),
@@ -226,8 +240,11 @@ fn what_is_right_has_its_values_and_defaults() {
     assert_eq!(config.admin.socket, PathBuf::from("/run/claviger/admin.sock"));
     assert_eq!(config.drain.grace, Duration::from_secs(20));
     assert_eq!(config.plugins[0].path, directory.path().join("c.so"));
-    assert_eq!(config.plugins[0].deadline, Duration::from_secs(2));
-    assert_eq!(config.plugins[1].config, serde_json::json!({ "path": "/users.db", "n": [1, 2.5, true] }));
+    let cipher = &config.plugins[0];
+    assert_eq!(cipher, &PluginConfig::new("cipher", directory.path().join("c.so")), "all defaults");
+    assert_eq!((cipher.deadline, cipher.max_in_flight), (Duration::from_secs(2), 256));
+    assert_eq!((cipher.retries, cipher.breaker_failures), (2, 5));
+    assert_eq!(config.plugins[1].configuration, serde_json::json!({ "path": "/users.db", "n": [1, 2.5, true] }));
     let management = config.management.expect("management");
     assert_eq!((&management.suites[..], &management.kems[..]), (&[1, 2, 3][..], &[0, 1, 2][..]));
     assert_eq!(management.limits.per_service_per_second, 5);
@@ -253,13 +270,14 @@ fn the_files_of_a_directory_are_merged_and_the_environment_wins() {
         ("CLAVIGER__SERVICE__UPSTREAM_HTTP2", "true"),
         ("CLAVIGER__MANAGEMENT__KEMS", "1, 2"),
         ("CLAVIGER__PLUGIN__2__DEADLINE", "1s"),
+        ("CLAVIGER__PLUGIN__2__BREAKER_FAILURES", "0"),
         ("CLAVIGER_ADMIN_SOCKET", "/not/ours"),
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()));
     let config = load_with(directory.path(), variables).expect("right");
     let names: Vec<_> = config.plugins.iter().map(|p| p.name.as_str()).collect();
     assert_eq!(names, ["cipher", "store", "issuer"]);
-    assert_eq!(config.plugins[2].deadline, Duration::from_secs(1));
+    assert_eq!((config.plugins[2].deadline, config.plugins[2].breaker_failures), (Duration::from_secs(1), 0));
     let service = config.service.expect("service");
     assert_eq!((service.id.as_str(), service.pending, service.upstream_http2), ("other", Duration::from_secs(7), true));
     assert_eq!(config.management.expect("management").kems, [1, 2]);
@@ -294,6 +312,31 @@ fn a_role_is_chosen_by_the_environment_from_a_common_file() {
     assert!(config.service.is_none() && config.management.is_some());
     let error = load_with(&file, roles("service")).expect_err("no manager");
     assert_eq!(error.problems()[0].message(), "`manager` is missing in [service]");
+}
+
+#[test]
+fn the_management_server_may_be_several_daemons() {
+    let (_directory, file) = written(RIGHT);
+    let load = |urls: &str| {
+        let manager = |key: &str, value: &str| (format!("CLAVIGER__SERVICE__MANAGER__{key}"), value.to_owned());
+        let mut variables = vec![manager("URL", urls), ("CLAVIGER__ROLES".to_owned(), "service".to_owned())];
+        variables.extend(["CA", "CERTIFICATE", "PRIVATE_KEY"].map(|key| manager(key, "file")));
+        load_with(&file, variables).map(|config| config.service.expect("service").manager.expect("manager").urls)
+    };
+    assert_eq!(load("https://a").expect("one"), ["https://a"]);
+    assert_eq!(load("https://a, https://b:8444").expect("two"), ["https://a", "https://b:8444"]);
+    let error = load("https://a,https://a").expect_err("twice");
+    assert!(error.problems()[0].to_string().contains("names something twice"), "{error}");
+
+    let tables = |url: &str| {
+        let manager =
+            format!("[service.manager]\nurl = {url}\nca = \"ca\"\ncertificate = \"c\"\nprivate_key = \"k\"\n");
+        let (_directory, file) = written(&format!("{RIGHT}\n{manager}"));
+        load_with(&file, [("CLAVIGER__ROLES".to_owned(), "service".to_owned())])
+    };
+    let urls = tables(r#"["https://a", "https://b"]"#).expect("right").service.expect("service").manager;
+    assert_eq!(urls.expect("manager").urls, ["https://a", "https://b"]);
+    assert!(tables("[]").expect_err("empty").problems()[0].to_string().contains("is empty"));
 }
 
 #[test]

@@ -6,7 +6,7 @@
 //! an entry of [`Config::plugins`]. Nothing here holds a secret: keys are
 //! named by the files they lie in.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use http::Uri;
 
@@ -87,9 +87,9 @@ pub struct DrainConfig {
 }
 
 /// One `[[plugin]]`
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct PluginConfig {
-    /// Unique: 1 to 64 bytes of `[a-z0-9._-]`.
+    /// By which roles refer to it. Unique: 1 to 64 bytes of `[a-z0-9._-]`.
     pub name: String,
     /// The shared library.
     pub path: PathBuf,
@@ -97,10 +97,54 @@ pub struct PluginConfig {
     pub sha256: Option<[u8; 32]>,
     /// Whether the daemon refuses to start without it.
     pub required: bool,
-    /// The longest a call may take; one that takes longer counts as unavailable.
+    /// The longest an asynchronous call may take, with all its tries; one that takes longer counts as unavailable.
     pub deadline: Duration,
+    /// Calls of one component that may run at once; further ones wait for a place, within their deadline.
+    pub max_in_flight: usize,
+    /// How often a call of a store or custody is tried again where that is safe.
+    pub retries: u32,
+    /// After how many failed calls in a row a store or custody is cut off until its health is good; 0: never.
+    pub breaker_failures: u32,
     /// `[plugin.config]`, always an object, handed over as it is.
-    pub config: serde_json::Value,
+    pub configuration: serde_json::Value,
+}
+
+impl PluginConfig {
+    /// A plugin with the defaults for everything that has one.
+    pub fn new(name: impl Into<String>, path: impl Into<PathBuf>) -> Self {
+        Self {
+            name: name.into(),
+            path: path.into(),
+            sha256: None,
+            required: true,
+            deadline: Duration::from_secs(2),
+            max_in_flight: 256,
+            retries: 2,
+            breaker_failures: 5,
+            configuration: serde_json::Value::Object(serde_json::Map::new()),
+        }
+    }
+}
+
+impl fmt::Debug for PluginConfig {
+    /// Without the plugin's own table, which may hold passwords.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            name,
+            path,
+            sha256: _,
+            required,
+            deadline,
+            max_in_flight,
+            retries,
+            breaker_failures,
+            configuration: _,
+        } = self;
+        let mut text = f.debug_struct("PluginConfig");
+        text.field("name", name).field("path", path).field("required", required).field("deadline", deadline);
+        text.field("max_in_flight", max_in_flight).field("retries", retries);
+        text.field("breaker_failures", breaker_failures).finish_non_exhaustive()
+    }
 }
 
 /// `[management]`
@@ -108,6 +152,8 @@ pub struct PluginConfig {
 pub struct ManagementConfig {
     /// The plugin that holds the users.
     pub store: String,
+    /// The plugin in whose custody unique keys are; `None`: sealed in the records.
+    pub custody: Option<String>,
     /// Enabled suites by registry id, at least one, none twice; new enrolments get the first.
     pub suites: Vec<u16>,
     /// Enabled key exchanges by registry id, at least one, none twice.
@@ -245,8 +291,9 @@ pub struct ServiceLimits {
 /// `[service.manager]`: where the management server is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ManagerConfig {
-    /// `https://HOST[:PORT]`, without path or query.
-    pub url: Uri,
+    /// `https://HOST[:PORT]`, without path or query, of each daemon that is the management
+    /// server; at least one. All of them have the same user store.
+    pub urls: Vec<Uri>,
     /// PEM file of the authorities that sign the manager's certificate.
     pub ca: PathBuf,
     /// PEM file of this service's client certificate; SAN URI `idb://<realm>/service/<id>`.

@@ -157,7 +157,7 @@ pub(super) fn sha256(node: &Node<'_>) -> Result<[u8; 32], Wrong> {
 }
 
 /// `SCHEME://HOST[:PORT]` without user, path or query.
-pub(super) fn origin(scheme: &'static str) -> impl Fn(&Node<'_>) -> Result<Uri, Wrong> {
+pub(super) fn origin(scheme: &'static str) -> impl Fn(&Node<'_>) -> Result<Uri, Wrong> + Copy {
     move |node| {
         let expected = format!("{scheme}://HOST[:PORT]");
         let text = text(node)?;
@@ -203,6 +203,17 @@ pub(super) fn list<T>(parse: impl Fn(&Node<'_>) -> Result<T, Wrong>) -> impl Fn(
                 .collect(),
             _ => Err(node.wrong_type("a list")),
         }
+    }
+}
+
+/// One value as it is, or a list of them as in [`set`].
+pub(super) fn one_or_more<T: PartialEq>(
+    parse: impl Fn(&Node<'_>) -> Result<T, Wrong> + Copy,
+) -> impl Fn(&Node<'_>) -> Result<Vec<T>, Wrong> {
+    move |node| match &node.value.kind {
+        ValueKind::Array(_) => set(parse)(node),
+        ValueKind::String(text) if node.environment && text.contains(',') => set(parse)(node),
+        _ => parse(node).map(|value| vec![value]),
     }
 }
 

@@ -85,21 +85,29 @@ impl Account {
         let (note, keys) = authorised.rotate(sender.suite, &random, sender.now_ms, epoch)?;
         // Pending, and durable, before the terminal learns of it; an earlier
         // pending epoch is replaced.
-        let keys = Keys { unique: keys.unique_key, management: keys.management_key };
+        let id = self.gate.suites().random_array().map_err(|_| Code::Unavailable)?;
+        let unique = self.gate.unique_keys().keep(id, &keys.unique_key).await.map_err(|e| away("keep", &e))?;
+        let keys = Keys { unique, management: keys.management_key };
         let pending =
             PendingKeys { epoch, keys: self.gate.seal(&keys, &sender.user.id, epoch)?, made_ms: sender.now_ms };
         let key = user_key(&sender.user.id);
+        let mut former = None;
         let changed = self.gate.repository().change(&key, |user: &mut UserRecord| {
             let id = sender.credential.id;
             let credential = user.credential.as_mut().filter(|c| c.id == id && c.epoch + 1 == epoch).ok_or(())?;
-            credential.pending = Some(pending.clone());
+            former = credential.pending.replace(pending.clone());
             Ok::<_, ()>(true)
         });
+        let superfluous = |pending: &PendingKeys| pending.keys.custody.iter().map(|key| key.id).collect();
         match changed.await {
-            Ok(_) => {}
+            Ok(_) => self.gate.unique_keys().destroy(former.as_ref().map_or_else(Vec::new, superfluous)).await,
+            // It may have been stored: the key stays.
             Err(ChangeError::Store(error)) => return Err(away("rotate", &error)),
             // Enrolled anew, or promoted by another envelope, at this very moment: the terminal asks again.
-            Err(_) => return Err(Code::Unavailable),
+            Err(_) => {
+                self.gate.unique_keys().destroy(superfluous(&pending)).await;
+                return Err(Code::Unavailable);
+            }
         }
         info!(target: "audit", event = "rotation_prepared", user = sender.user.id, epoch, "new keys were handed out; they count from their first use on");
         Ok((Answered { bytes: note, code: Code::Ok }, Code::Ok))

@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use claviger_plugin_api::PluginError;
+use claviger_plugin_api::{PluginError, Written};
 use claviger_protocol::{
     Code, KemId, Realm, Secret32, Suite, SuiteId,
     enrolment_code::{EnrolmentCode, EnrolmentId},
@@ -17,6 +17,7 @@ use super::{
     record::{CredentialRecord, EnrolmentRecord, EnrolmentRef, Keys, OfferRecord, UserRecord, enrolment_key, user_key},
     repository::{ChangeError, Repository},
     sealing::{KeyEncryptionKey, Place, Unsealable},
+    unique_keys::UniqueKeys,
 };
 use crate::{
     clock::{self, Clock},
@@ -35,6 +36,8 @@ pub struct Enrolment {
     pub repository: Repository,
     /// Seals what is stored.
     pub kek: Arc<KeyEncryptionKey>,
+    /// Where unique keys go.
+    pub unique_keys: Arc<UniqueKeys>,
     /// The time.
     pub clock: Clock,
     /// The least suite of new credentials.
@@ -108,7 +111,8 @@ impl Enrolment {
         let named = named.await;
         let superfluous = if named.is_ok() { former.map(|former| former.id) } else { Some(id) };
         if let Some(id) = superfluous {
-            self.repository.remove::<EnrolmentRecord>(&enrolment_key(&id)).await?;
+            let removed = self.repository.remove::<EnrolmentRecord>(&enrolment_key(&id)).await?;
+            self.discard_offer(removed).await;
         }
         named?;
         info!(target: "audit", event = "enrolment_code_made", user, "an enrolment code was made");
@@ -119,9 +123,29 @@ impl Enrolment {
     pub async fn sweep(&self) -> Result<(), PluginError> {
         let over = clock::millis((self.clock)()).saturating_sub(24 * 3600 * 1000);
         for (key, version) in self.repository.before::<EnrolmentRecord>(&format!("{over:020}"), 100).await? {
-            self.repository.store().delete(&key, version).await?; // a conflict: somebody else was faster
+            let record = self.repository.get::<EnrolmentRecord>(&key).await?.filter(|found| found.version == version);
+            // A conflict: somebody else was faster.
+            if let Written::Done(_) = self.repository.store().delete(&key, version).await? {
+                self.discard_offer(record.map(|found| found.value)).await;
+            }
         }
         Ok(())
+    }
+
+    /// Destroys the key in custody of an offer whose enrolment was removed,
+    /// unless the offer was activated and the key is the user's by now. Where
+    /// that cannot be known, it stays.
+    pub async fn discard_offer(&self, removed: Option<EnrolmentRecord>) {
+        let Some((user, offer)) = removed.and_then(|record| Some((record.user, record.offer?))) else { return };
+        let keys = offer.credential.keys_in_custody();
+        if keys.is_empty() {
+            return;
+        }
+        let Ok(owner) = self.repository.get::<UserRecord>(&user_key(&user)).await else { return };
+        let current = owner.and_then(|found| found.value.credential);
+        if current.is_none_or(|current| current.id != offer.credential.id) {
+            self.unique_keys.destroy(keys).await;
+        }
     }
 
     /// Answers E1 with E2, or E3 with E4. `message` is attacker-controlled.
@@ -189,12 +213,21 @@ impl Enrolment {
         let (e2, pending) = verified.offer(suite, &psk, &details, &random()?, &Secret32::new(random()?))?;
         let mut record = found.value.clone();
         (record.held, record.confirmed) = (false, false);
-        record.offer = Some(self.offer_record(&id, user_id, &pending, now_ms, suite.hash_len() as u8)?);
+        let offer = self.offer_record(&id, user_id, &pending, now_ms, suite.hash_len() as u8).await?;
+        let superfluous = |offer: &OfferRecord| offer.credential.keys_in_custody();
+        let former = record.offer.replace(offer.clone());
         // Durable before the terminal sees it. A conflict means that the same
         // code is in use elsewhere at this moment: the terminal asks again.
         match self.repository.put(&key, found.version, &record).await {
-            Ok(true) => Ok(e2),
-            Ok(false) => Err(Code::Unavailable),
+            Ok(true) => {
+                self.unique_keys.destroy(former.as_ref().map_or_else(Vec::new, superfluous)).await;
+                Ok(e2)
+            }
+            Ok(false) => {
+                self.unique_keys.destroy(superfluous(&offer)).await;
+                Err(Code::Unavailable)
+            }
+            // It may have been stored: the key stays.
             Err(error) => Err(away(&error)),
         }
     }
@@ -223,7 +256,7 @@ impl Enrolment {
             info!(target: "audit", event = "enrolled", user, "a terminal was enrolled");
             metrics::counter!("claviger_enrolments_total").increment(1);
         }
-        if !offer.credential.keys.is_empty() {
+        if !offer.credential.keys.is_erased() {
             self.erase_keys(&key, &offer).await;
         }
         Ok(Answer::Message(e4))
@@ -280,7 +313,7 @@ impl Enrolment {
     async fn erase_keys(&self, key: &str, offer: &OfferRecord) {
         let erase = |record: &mut EnrolmentRecord| {
             let last = record.offer.as_mut().filter(|last| last.credential.id == offer.credential.id);
-            Ok::<_, ()>(last.map(|last| last.credential.keys.clear()).is_some())
+            Ok::<_, ()>(last.map(|last| last.credential.keys.erase()).is_some())
         };
         match self.repository.change(key, erase).await {
             Ok(_) | Err(ChangeError::NotFound) => {}
@@ -328,16 +361,17 @@ impl Enrolment {
         if let Err(error) = self.repository.index_credential(credential, user).await {
             warn!(user, %error, "the credential was not indexed");
         }
-        if let Some(former) = former
-            && let Err(error) = self.repository.forget_credential(&former).await
-        {
-            // Left-over rows cost space and nothing else: their credential is gone.
-            warn!(user, %error, "rows of a former credential were left behind");
+        if let Some(former) = former {
+            if let Err(error) = self.repository.forget_credential(&former).await {
+                // Left-over rows cost space and nothing else: their credential is gone.
+                warn!(user, %error, "rows of a former credential were left behind");
+            }
+            self.unique_keys.destroy(former.keys_in_custody()).await;
         }
         Ok(activated)
     }
 
-    fn offer_record(
+    async fn offer_record(
         &self,
         id: &[u8; 8],
         user: &str,
@@ -345,7 +379,9 @@ impl Enrolment {
         now_ms: u64,
         hash_len: u8,
     ) -> Result<OfferRecord, Code> {
-        let keys = Keys { unique: pending.unique_key.clone(), management: pending.management_key.clone() };
+        let key_id = self.suites.random_array().map_err(|_| Code::Unavailable)?;
+        let unique = self.unique_keys.keep(key_id, &pending.unique_key).await.map_err(|error| away(&error))?;
+        let keys = Keys { unique, management: pending.management_key.clone() };
         let sealed = keys.seal(&self.kek, self.realm.as_str(), user, 1).map_err(unsealable)?;
         let tags = Zeroizing::new([pending.terminal_tag, pending.manager_tag].concat());
         Ok(OfferRecord {

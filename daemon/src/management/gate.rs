@@ -17,12 +17,14 @@ use claviger_protocol::{
 use tracing::warn;
 
 use super::{
+    StartError,
     batch::Batcher,
     failure::Arrival,
     realm_keys::RealmKeys,
-    record::{CredentialRecord, Keys, PendingKeys, Stored, UserRecord, credential_key, user_key},
+    record::{CredentialRecord, Keys, PendingKeys, SealedKeys, Stored, UserRecord, credential_key, user_key},
     repository::{ChangeError, Repository, decode},
     sealing::KeyEncryptionKey,
+    unique_keys::{MacError, UniqueKeys},
 };
 use crate::{
     clock::{self, Clock},
@@ -41,6 +43,8 @@ pub struct Parts {
     pub repository: Repository,
     /// Opens the keys in records.
     pub kek: Arc<KeyEncryptionKey>,
+    /// Where the unique keys are.
+    pub unique_keys: Arc<UniqueKeys>,
     /// Opens handles and private user ids.
     pub realm_keys: Arc<RealmKeys>,
     /// The time.
@@ -57,7 +61,7 @@ pub struct Gate {
     /// Stands in for users that are not known: a record like any other, so
     /// that the work is the same.
     dummy: UserRecord,
-    dummy_bytes: Vec<u8>,
+    dummy_record: Record,
     started_ms: u64,
 }
 
@@ -98,19 +102,19 @@ impl From<Code> for Rejected<'_> {
 
 impl Gate {
     /// Starts the batching of store calls. Must be called inside a tokio runtime.
-    pub fn new(parts: Parts) -> Result<Self, SuiteError> {
+    pub async fn new(parts: Parts) -> Result<Self, StartError> {
         let store = parts.repository.store().clone();
         let reads = Batcher::start("read", 2, move |keys: Vec<String>| read(store.clone(), keys));
         let store = parts.repository.store().clone();
         // One batch at a time: the next one shares the commit that follows.
         let counters = Batcher::start("counter", 1, move |uses: Vec<CounterUse>| consume(store.clone(), uses));
-        let dummy = dummy(&parts)?;
+        let dummy = dummy(&parts).await?;
         // A store may have lost its last counters with the machine, so nothing
         // that was made before this start is let through (protocol, section
         // 14). The note tells the terminal the time, and it tries again.
         let started_ms = clock::millis((parts.clock)());
-        let dummy_bytes = dummy.to_bytes();
-        Ok(Self { parts, reads, counters, dummy, dummy_bytes, started_ms })
+        let dummy_record = Record { key: user_key(&dummy.id), version: 0, value: dummy.to_bytes(), terms: Vec::new() };
+        Ok(Self { parts, reads, counters, dummy, dummy_record, started_ms })
     }
 
     /// The policy for steps 2 and 3.
@@ -133,8 +137,13 @@ impl Gate {
         &self.parts.realm_keys
     }
 
+    /// Where the unique keys are.
+    pub fn unique_keys(&self) -> &UniqueKeys {
+        &self.parts.unique_keys
+    }
+
     /// Seals the keys of a credential for its record.
-    pub fn seal(&self, keys: &Keys, user: &str, epoch: u32) -> Result<Vec<u8>, Code> {
+    pub fn seal(&self, keys: &Keys, user: &str, epoch: u32) -> Result<SealedKeys, Code> {
         keys.seal(&self.parts.kek, self.parts.realm.as_str(), user, epoch).map_err(|_| Code::Unavailable)
     }
 
@@ -158,7 +167,10 @@ impl Gate {
         // 7
         let user_id = if known { user.id.as_bytes() } else { plain_id(received.uid()) };
         let candidate = Candidate { user_id, management_key: &keys.management, known };
-        let authenticated = received.open::<I>(suite, &keys.unique, candidate)?;
+        let input = received.root_input(user_id);
+        let master = self.parts.unique_keys.master_secret(suite, &keys.unique, input).await;
+        let master = master.map_err(|error| no_master_secret(&user.id, &error))?;
+        let authenticated = received.open_with::<I>(suite, master, candidate)?;
         let sender = Sender { user, credential, suite, now_ms: clock::millis((self.parts.clock)()) };
         // 8
         let allowed = match authenticated.meets_floor(&sender.credential.floor()) {
@@ -226,9 +238,12 @@ impl Gate {
     /// known, has no credential or not that epoch, the same work is done with
     /// the dummy, and it is not `known`.
     pub(super) fn resolve(&self, record: Option<&Record>, epoch: u32) -> Result<Resolved, Code> {
-        let (bytes, key, version) =
-            record.map_or((&self.dummy_bytes, "dummy", 0), |record| (&record.value, &record.key, record.version));
-        let user = decode::<UserRecord>(bytes, key, version).map_err(|error| away("read", &error))?.value;
+        let Record { key, version, value, .. } = record.unwrap_or(&self.dummy_record);
+        let user = decode::<UserRecord>(value, key, *version).map_err(|error| away("read", &error))?.value;
+        if *key != user_key(&user.id) {
+            tracing::error!(target: "audit", event = "record_tampered", user = key.strip_prefix("user/"), "the record of another user stands in the place of this one's");
+            return Err(Code::Unavailable);
+        }
         let dummy = self.dummy.credential.as_ref().ok_or(Code::Unavailable)?;
         let own = user.credential.as_ref().filter(|credential| credential.has_epoch(epoch));
         let (owner, credential) = own.map_or((&self.dummy.id, dummy), |own| (&user.id, own));
@@ -247,9 +262,14 @@ impl Gate {
     async fn promote(&self, sender: &mut Sender<'_>, used: &PendingKeys) -> Result<(), Code> {
         let credential_id = sender.credential.id;
         let key = user_key(&sender.user.id);
+        let mut former = Vec::new();
         let changed = self.parts.repository.change(&key, |user: &mut UserRecord| {
             let credential = user.credential.as_mut().filter(|c| c.id == credential_id).ok_or(())?;
+            former = credential.keys.custody.iter().map(|key| key.id).collect();
             let promoted = credential.promote(used);
+            if !promoted {
+                former.clear();
+            }
             // Promoted by another use of the same keys: nothing to do. Any
             // other keys of that epoch are not those of this envelope.
             let current = promoted || (credential.epoch == used.epoch && credential.keys == used.keys);
@@ -258,6 +278,7 @@ impl Gate {
         match changed.await {
             Ok(user) => {
                 metrics::counter!("claviger_rotations_total").increment(1);
+                self.parts.unique_keys.destroy(former).await;
                 sender.credential = user.credential.clone().ok_or(Code::Unavailable)?;
                 sender.user = user;
                 Ok(())
@@ -312,10 +333,12 @@ pub(super) struct Resolved {
     pub(super) known: bool,
 }
 
-/// A user that nobody can be, with random keys.
-fn dummy(parts: &Parts) -> Result<UserRecord, SuiteError> {
+/// A user that nobody can be, with random keys: the unique key lies where
+/// those of users do.
+async fn dummy(parts: &Parts) -> Result<UserRecord, StartError> {
+    let unique = Secret32::new(parts.suites.random_array()?);
     let keys = Keys {
-        unique: Secret32::new(parts.suites.random_array()?),
+        unique: parts.unique_keys.keep(parts.realm_keys.dummy_key_id(), &unique).await.map_err(StartError::Custody)?,
         management: Secret32::new(parts.suites.random_array()?),
     };
     let id = "nobody at all".to_owned(); // user ids have no white space
@@ -360,6 +383,21 @@ fn counted(verdict: Verdict) -> Counted {
         Verdict::OtherNonce => Counted::OtherNonce,
         Verdict::TooOld => Counted::TooOld,
     }
+}
+
+/// What becomes of an envelope whose key cannot be used now.
+fn no_master_secret(user: &str, error: &MacError) -> Code {
+    match error {
+        MacError::Custody(error) => {
+            metrics::counter!("claviger_reply_processor_store_failures_total", "step" => "mac").increment(1);
+            warn!(step = "mac", %error, "the key custody gave no answer");
+        }
+        MacError::Suite(_) => {}
+        MacError::NoCustody | MacError::Missing => {
+            tracing::error!(target: "audit", event = "custody_key_missing", user, "the user cannot be served: {error}");
+        }
+    }
+    Code::Unavailable
 }
 
 /// A store that gives no answer is *unavailable*, never *denied*.

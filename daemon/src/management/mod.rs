@@ -6,6 +6,7 @@
 //! - [`enrolment`]: codes, and the exchange that makes a credential of one.
 //! - [`users`], [`registry`]: what administrators handle; [`model`] is how they see it.
 //! - [`record`], [`repository`], [`batch`]: what lies in the user store, and how it gets there.
+//! - [`unique_keys`]: where the unique keys are: in records, or in the custody of a module.
 //! - [`sealing`], [`realm_keys`]: secrets at rest; names for services, handles, private user ids.
 //! - [`link`]: enrolment links.
 //! - [`http`]: the listeners' handlers.
@@ -28,11 +29,12 @@ pub mod sealing;
 mod testing;
 #[cfg(test)]
 mod tests;
+pub mod unique_keys;
 pub mod users;
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
-use claviger_plugin_api::{PluginError, UserStore};
+use claviger_plugin_api::{KeyCustody, PluginError, UserStore};
 use claviger_protocol::{KemId, Realm, Secret32, ServiceId, SuiteError, SuiteId};
 
 use self::{
@@ -46,6 +48,7 @@ use self::{
     reply_processor::{GrantPolicy, ReplyProcessor},
     repository::{ChangeError, Repository},
     sealing::{KekError, KeyEncryptionKey},
+    unique_keys::UniqueKeys,
     users::Users,
 };
 use crate::{
@@ -78,6 +81,9 @@ pub enum StartError {
     /// The store does not answer.
     #[error("the user store does not answer: {0}")]
     Store(#[from] PluginError),
+    /// The key custody does not answer.
+    #[error("the key custody does not answer: {0}")]
+    Custody(PluginError),
     /// The realm's own keys.
     #[error(transparent)]
     RealmKeys(#[from] RealmKeyError),
@@ -96,8 +102,10 @@ impl Management {
         config: &ManagementConfig,
         suites: Suites,
         store: Arc<dyn UserStore>,
+        custody: Option<Arc<dyn KeyCustody>>,
         clock: Clock,
     ) -> Result<Arc<Self>, StartError> {
+        let unique_keys = Arc::new(UniqueKeys::new(custody));
         let kek = Arc::new(KeyEncryptionKey::read(&config.key_encryption_key)?);
         let kem = |number: u8| {
             KemId::from_wire(number).ok_or_else(|| StartError::Configuration(format!("{number} is not a KEM")))
@@ -114,6 +122,7 @@ impl Management {
             kems: kems.clone(),
             repository: repository.clone(),
             kek: kek.clone(),
+            unique_keys: unique_keys.clone(),
             clock: clock.clone(),
             suite_floor: SuiteId(config.enrolment_suite_floor),
             kem_floor: kem(config.enrolment_kem_floor)?,
@@ -121,16 +130,20 @@ impl Management {
             dummy_psk: Enrolment::dummy_psk(&kek, &realm, &Secret32::new(suites.random_array()?))
                 .map_err(|_| SuiteError::Failed)?,
         };
-        let gate = Arc::new(Gate::new(Parts {
-            realm: realm.clone(),
-            suites,
-            kems,
-            repository: repository.clone(),
-            kek,
-            realm_keys,
-            clock: clock.clone(),
-            clock_window: config.clock_window,
-        })?);
+        let gate = Arc::new(
+            Gate::new(Parts {
+                realm: realm.clone(),
+                suites,
+                kems,
+                repository: repository.clone(),
+                kek,
+                unique_keys: unique_keys.clone(),
+                realm_keys,
+                clock: clock.clone(),
+                clock_window: config.clock_window,
+            })
+            .await?,
+        );
         let policy = GrantPolicy {
             max_session: config.max_session,
             rotate_after: config.rotate_after,
@@ -139,7 +152,7 @@ impl Management {
         };
         let reply_processor = ReplyProcessor::new(gate.clone(), registry.clone(), policy);
         let account = Account::new(gate.clone(), registry.clone());
-        let users = Users { repository: repository.clone(), clock };
+        let users = Users { repository: repository.clone(), unique_keys, clock };
         let private_user_ids = config.private_user_ids;
         Ok(Arc::new(Self {
             realm,

@@ -20,6 +20,7 @@ pub struct RealmKeys {
     realm: String,
     subjects: hmac::Key,
     handles: Zeroizing<[u8; 32]>,
+    dummy_key_id: [u8; 16],
     hpke: HpkePrivateKey,
     hpke_public: Vec<u8>,
 }
@@ -81,9 +82,16 @@ impl RealmKeys {
             realm: realm.to_owned(),
             subjects: hmac::Key::new(hmac::HMAC_SHA256, derive("claviger subjects").as_slice()),
             handles: derive("claviger handles"),
+            dummy_key_id: first_half(&derive("claviger dummy key")),
             hpke_public: public.map_err(|_| RealmKeyError::Library)?.as_ref().to_vec(),
             hpke: HpkePrivateKey::from(hpke.to_vec()),
         })
+    }
+
+    /// Names the key in custody that stands in for those of users that are not
+    /// known: one for the realm, however many daemons it has.
+    pub fn dummy_key_id(&self) -> [u8; 16] {
+        self.dummy_key_id
     }
 
     /// The subject of a user at a service: pairwise, 43 characters of base64url.
@@ -133,7 +141,12 @@ impl RealmKeys {
     }
 }
 
-const KEY: &str = "realm/secret";
+/// Record key of the realm's secret.
+pub const KEY: &str = "realm/secret";
+
+fn first_half(bytes: &[u8; 32]) -> [u8; 16] {
+    std::array::from_fn(|at| bytes[at])
+}
 
 #[cfg(test)]
 mod tests {

@@ -1,7 +1,7 @@
 //! What the management role keeps in a user store: records in CBOR with
 //! numbered fields, so that a later version can add some.
 
-use claviger_plugin_api::IndexTerm;
+use claviger_plugin_api::{IndexTerm, KeyId};
 use claviger_protocol::{KemId, Secret32, SuiteId};
 use minicbor::{Decode, Encode};
 use zeroize::Zeroizing;
@@ -78,9 +78,9 @@ pub struct CredentialRecord {
     /// The least KEM it may use.
     #[n(4)]
     pub kem_floor: u8,
-    /// Unique key ‖ management authentication key, sealed.
-    #[cbor(n(5), with = "minicbor::bytes")]
-    pub keys: Vec<u8>,
+    /// Its current keys.
+    #[n(5)]
+    pub keys: SealedKeys,
     /// Milliseconds since 1970.
     #[n(6)]
     pub enrolled_ms: u64,
@@ -108,12 +108,48 @@ pub struct PendingKeys {
     /// The epoch they will be of.
     #[n(0)]
     pub epoch: u32,
-    /// Unique key ‖ management authentication key, sealed.
-    #[cbor(n(1), with = "minicbor::bytes")]
-    pub keys: Vec<u8>,
+    /// The keys.
+    #[n(1)]
+    pub keys: SealedKeys,
     /// Milliseconds since 1970.
     #[n(2)]
     pub made_ms: u64,
+}
+
+/// The keys of one epoch as they lie in a record. See [`Keys`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct SealedKeys {
+    /// Unique key, or the id of the one in custody ‖ management authentication
+    /// key, sealed. Empty once they were erased.
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub sealed: Vec<u8>,
+    /// The unique key's place in custody; `None` when it is in `sealed`.
+    #[n(1)]
+    pub custody: Option<CustodyKey>,
+}
+
+/// A unique key in custody.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct CustodyKey {
+    /// Names it in the module.
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub id: KeyId,
+    /// What the module gave for it; sealed by the module.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub token: Vec<u8>,
+}
+
+impl SealedKeys {
+    /// Takes the keys out of the record: another one holds them from now on.
+    pub fn erase(&mut self) {
+        self.sealed.clear();
+        self.custody = None;
+    }
+
+    /// Whether they were taken out.
+    pub fn is_erased(&self) -> bool {
+        self.sealed.is_empty()
+    }
 }
 
 /// Points from a user to its enrolment code.
@@ -269,20 +305,35 @@ pub fn enrolment_key(id: &[u8; 8]) -> String {
     format!("enrolment/{}", data_encoding::HEXLOWER.encode(id))
 }
 
+/// The unique key of a credential, or where it is.
+#[derive(Debug, Clone)]
+pub enum UniqueKey {
+    /// At hand.
+    Held(Secret32),
+    /// In a module that does not give it out.
+    InCustody(CustodyKey),
+}
+
 /// The keys of a credential, opened.
 #[derive(Debug, Clone)]
 pub struct Keys {
     /// The unique key.
-    pub unique: Secret32,
+    pub unique: UniqueKey,
     /// The management authentication key.
     pub management: Secret32,
 }
 
 impl Keys {
-    /// Seals both for a credential's record.
-    pub fn seal(&self, kek: &KeyEncryptionKey, realm: &str, user: &str, epoch: u32) -> Result<Vec<u8>, Unsealable> {
-        let both = Zeroizing::new([self.unique.expose().as_slice(), self.management.expose()].concat());
-        kek.seal(Self::place(realm, user, epoch), &both)
+    /// Seals them for a credential's record. The id of a unique key in custody
+    /// is sealed with the management authentication key: one record's key
+    /// cannot be made another's.
+    pub fn seal(&self, kek: &KeyEncryptionKey, realm: &str, user: &str, epoch: u32) -> Result<SealedKeys, Unsealable> {
+        let (kind, unique, custody) = match &self.unique {
+            UniqueKey::Held(key) => (HELD, key.expose().as_slice(), None),
+            UniqueKey::InCustody(key) => (IN_CUSTODY, key.id.as_slice(), Some(key.clone())),
+        };
+        let both = Zeroizing::new([unique, self.management.expose()].concat());
+        Ok(SealedKeys { sealed: kek.seal(Place { realm, kind, owner: user, epoch }, &both)?, custody })
     }
 
     /// Opens a credential's keys: its pending ones when `epoch` is theirs, and
@@ -294,22 +345,25 @@ impl Keys {
         record: &CredentialRecord,
         epoch: u32,
     ) -> Result<Self, Unsealable> {
-        let (epoch, sealed) = match &record.pending {
+        let (epoch, keys) = match &record.pending {
             Some(pending) if pending.epoch == epoch => (epoch, &pending.keys),
             _ => (record.epoch, &record.keys),
         };
-        let both = kek.open(Self::place(realm, user, epoch), sealed)?;
-        let (unique, management) = both.split_at_checked(32).ok_or(Unsealable)?;
-        Ok(Self {
-            unique: Secret32::from_slice(unique).ok_or(Unsealable)?,
-            management: Secret32::from_slice(management).ok_or(Unsealable)?,
-        })
-    }
-
-    fn place<'a>(realm: &'a str, user: &'a str, epoch: u32) -> Place<'a> {
-        Place { realm, kind: "credential keys", owner: user, epoch }
+        let (kind, length) = if keys.custody.is_some() { (IN_CUSTODY, 16) } else { (HELD, 32) };
+        let both = kek.open(Place { realm, kind, owner: user, epoch }, &keys.sealed)?;
+        let (unique, management) = both.split_at_checked(length).ok_or(Unsealable)?;
+        let unique = match &keys.custody {
+            None => UniqueKey::Held(Secret32::from_slice(unique).ok_or(Unsealable)?),
+            Some(key) if key.id == unique => UniqueKey::InCustody(key.clone()),
+            Some(_) => return Err(Unsealable),
+        };
+        Ok(Self { unique, management: Secret32::from_slice(management).ok_or(Unsealable)? })
     }
 }
+
+/// Kinds of what is sealed in [`SealedKeys`].
+const HELD: &str = "credential keys";
+const IN_CUSTODY: &str = "credential keys in custody";
 
 impl CredentialRecord {
     /// The part of its id that handles carry.
@@ -317,6 +371,12 @@ impl CredentialRecord {
         let mut number = CredentialNumber::default();
         number.copy_from_slice(&self.id[..8]);
         number
+    }
+
+    /// Its unique keys in custody, those that are pending too.
+    pub fn keys_in_custody(&self) -> Vec<KeyId> {
+        let pending = self.pending.as_ref().and_then(|pending| pending.keys.custody.as_ref());
+        self.keys.custody.iter().chain(pending).map(|key| key.id).collect()
     }
 
     /// Whether it has keys of that epoch.
@@ -370,12 +430,19 @@ mod tests {
                 hash_len: 32,
                 suite_floor: 1,
                 kem_floor: 0,
-                keys: vec![3; 92],
+                keys: SealedKeys { sealed: vec![3; 92], custody: None },
                 enrolled_ms: 4,
                 cloned: true,
                 keys_made_ms: 4,
                 rotate_required: true,
-                pending: Some(PendingKeys { epoch: 3, keys: vec![4; 92], made_ms: 5 }),
+                pending: Some(PendingKeys {
+                    epoch: 3,
+                    keys: SealedKeys {
+                        sealed: vec![4; 64],
+                        custody: Some(CustodyKey { id: [7; 16], token: vec![8; 3] }),
+                    },
+                    made_ms: 5,
+                }),
             }),
             enrolment: Some(EnrolmentRef { id: [5; 8], expires_ms: 6 }),
         };
@@ -391,25 +458,48 @@ mod tests {
         assert!(UserRecord::from_bytes(b"rubbish").is_err());
     }
 
-    #[test]
-    fn keys_of_another_user_do_not_open() {
-        let kek = KeyEncryptionKey::new(&[7; 32]);
-        let keys = Keys { unique: Secret32::new([1; 32]), management: Secret32::new([2; 32]) };
-        let record = |user: &str, epoch| CredentialRecord {
+    fn credential(keys: SealedKeys, epoch: u32) -> CredentialRecord {
+        CredentialRecord {
             id: [1; 16],
             epoch,
             hash_len: 32,
             suite_floor: 1,
             kem_floor: 0,
-            keys: keys.seal(&kek, "example", user, 1).unwrap(),
+            keys,
             enrolled_ms: 0,
             cloned: false,
             keys_made_ms: 0,
             rotate_required: false,
             pending: None,
-        };
-        assert!(Keys::open(&kek, "example", "alice", &record("alice", 1), 1).is_ok());
-        assert!(Keys::open(&kek, "example", "alice", &record("bob", 1), 1).is_err());
-        assert!(Keys::open(&kek, "example", "alice", &record("alice", 2), 2).is_err());
+        }
+    }
+
+    #[test]
+    fn keys_of_another_user_do_not_open() {
+        let kek = KeyEncryptionKey::new(&[7; 32]);
+        let in_custody = CustodyKey { id: [9; 16], token: b"token".to_vec() };
+        for unique in [UniqueKey::Held(Secret32::new([1; 32])), UniqueKey::InCustody(in_custody)] {
+            let keys = Keys { unique, management: Secret32::new([2; 32]) };
+            let record = |user: &str, epoch| credential(keys.seal(&kek, "example", user, 1).unwrap(), epoch);
+            assert!(Keys::open(&kek, "example", "alice", &record("alice", 1), 1).is_ok());
+            assert!(Keys::open(&kek, "example", "alice", &record("bob", 1), 1).is_err());
+            assert!(Keys::open(&kek, "example", "alice", &record("alice", 2), 2).is_err());
+        }
+    }
+
+    #[test]
+    fn a_record_cannot_be_given_another_key_in_custody() {
+        let kek = KeyEncryptionKey::new(&[7; 32]);
+        let key = |id: u8| CustodyKey { id: [id; 16], token: vec![id] };
+        let keys = Keys { unique: UniqueKey::InCustody(key(1)), management: Secret32::new([2; 32]) };
+        let good = credential(keys.seal(&kek, "example", "alice", 1).unwrap(), 1);
+        let opened = Keys::open(&kek, "example", "alice", &good, 1).unwrap();
+        assert!(matches!(opened.unique, UniqueKey::InCustody(found) if found == key(1)));
+        assert_eq!(good.keys_in_custody(), [[1; 16]]);
+        for custody in [Some(key(2)), None] {
+            let mut bad = good.clone();
+            bad.keys.custody = custody;
+            assert!(Keys::open(&kek, "example", "alice", &bad, 1).is_err());
+        }
     }
 }

@@ -6,15 +6,17 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use async_trait::async_trait;
+use aws_lc_rs::hmac;
 use claviger_plugin_api::{
-    CounterPosition, CounterUse, Page, PluginError, Put, Record, Scan, UserStore, Verdict, Written,
+    CounterPosition, CounterUse, KeyCustody, KeyId, MacRequest, Page, PluginError, Put, Record, Scan, SecretBytes,
+    UserStore, Verdict, Written,
 };
 use tokio::sync::oneshot;
 
@@ -154,8 +156,75 @@ impl UserStore for MemoryStore {
     }
 }
 
+/// Custody in memory.
+#[derive(Default)]
+pub(super) struct MemoryCustody {
+    pub(super) keys: Mutex<BTreeMap<KeyId, SecretBytes>>,
+    /// Whether it answers nothing but *unavailable*.
+    pub(super) away: AtomicBool,
+}
+
+impl MemoryCustody {
+    fn keys(&self) -> Result<MutexGuard<'_, BTreeMap<KeyId, SecretBytes>>, PluginError> {
+        match self.away.load(Ordering::SeqCst) {
+            true => Err(PluginError::Unavailable("by the test".into())),
+            false => Ok(self.keys.lock().unwrap()),
+        }
+    }
+}
+
+#[async_trait]
+impl KeyCustody for MemoryCustody {
+    async fn keep(&self, id: KeyId, key: SecretBytes) -> Result<Vec<u8>, PluginError> {
+        self.keys()?.insert(id, key);
+        Ok(vec![1, 2, 3])
+    }
+
+    async fn mac(&self, requests: &[MacRequest]) -> Result<Vec<Option<SecretBytes>>, PluginError> {
+        let keys = self.keys()?;
+        let mac = |request: &MacRequest| {
+            assert_eq!((&request.token[..], request.hash_len), (&[1, 2, 3][..], 32));
+            let key = hmac::Key::new(hmac::HMAC_SHA256, keys.get(&request.key)?.expose());
+            Some(SecretBytes::copy_from(hmac::sign(&key, &request.message).as_ref()))
+        };
+        Ok(requests.iter().map(mac).collect())
+    }
+
+    async fn destroy(&self, ids: &[KeyId]) -> Result<(), PluginError> {
+        self.keys()?.retain(|id, _| !ids.contains(id));
+        Ok(())
+    }
+
+    async fn keys(&self, after: Option<KeyId>, limit: usize) -> Result<Vec<KeyId>, PluginError> {
+        let keys = Self::keys(self)?;
+        Ok(keys.keys().copied().filter(|id| after.is_none_or(|after| *id > after)).take(limit).collect())
+    }
+
+    async fn derive(&self, context: &[u8]) -> Result<SecretBytes, PluginError> {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, b"the module's own");
+        Ok(SecretBytes::copy_from(hmac::sign(&key, context).as_ref()))
+    }
+
+    async fn initialise(&self) -> Result<String, PluginError> {
+        Ok(String::new())
+    }
+
+    async fn status(&self) -> Result<String, PluginError> {
+        Ok("{}".into())
+    }
+
+    async fn health(&self) -> Result<(), PluginError> {
+        Self::keys(self).map(|_| ())
+    }
+}
+
 /// A management role on `store`.
 pub(super) async fn management(store: Arc<MemoryStore>) -> Arc<Management> {
+    with_custody(store, None).await
+}
+
+/// A management role on `store` whose unique keys are in `custody`.
+pub(super) async fn with_custody(store: Arc<MemoryStore>, custody: Option<Arc<dyn KeyCustody>>) -> Arc<Management> {
     let directory = tempfile::tempdir().unwrap();
     let key = directory.path().join("kek");
     fs::write(&key, "07".repeat(32)).unwrap();
@@ -164,6 +233,7 @@ pub(super) async fn management(store: Arc<MemoryStore>) -> Arc<Management> {
     let identity = authority.issue("terminals", &[]);
     let config = ManagementConfig {
         store: "test".into(),
+        custody: None,
         suites: vec![1, 3],
         kems: vec![0, 1],
         key_encryption_key: key,
@@ -186,5 +256,5 @@ pub(super) async fn management(store: Arc<MemoryStore>) -> Arc<Management> {
     let offered = suites();
     let find = |id| offered.iter().find(|suite| suite.info().id == id).cloned();
     let suites = Suites::new(&config.suites, find).unwrap();
-    Management::start(REALM.parse().unwrap(), &config, suites, store, clock::system()).await.unwrap()
+    Management::start(REALM.parse().unwrap(), &config, suites, store, custody, clock::system()).await.unwrap()
 }

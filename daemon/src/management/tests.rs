@@ -5,22 +5,29 @@ use std::{
     time::Duration,
 };
 
-use claviger_plugin_api::{Record, UserStore};
+use claviger_plugin_api::{KeyCustody, KeyId, Record, UserStore};
 use claviger_protocol::{
     Code, KemId, Realm, Secret32, SuiteId,
     aws_lc::AwsLc,
     enrolment_code::EnrolmentCode,
-    terminal::enrol::{self, AwaitDone, Offered},
+    message::Uid,
+    terminal::{
+        enrol::{self, AwaitDone, Offered},
+        envelope::Sender,
+        rotate,
+    },
 };
 use tokio::sync::oneshot;
 
 use super::{
-    Management,
+    Management, account,
     enrolment::Answer,
     model::{AdminError, NewUser, Service, UserState},
-    record::{CredentialRecord, EnrolmentRecord, Keys, Stored, UserRecord, enrolment_key, user_key},
-    testing::{MemoryStore, REALM, management},
+    record::{CredentialRecord, EnrolmentRecord, Keys, Stored, UniqueKey, UserRecord, enrolment_key, user_key},
+    testing::{MemoryCustody, MemoryStore, REALM, management, with_custody},
 };
+
+use crate::clock;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -65,7 +72,8 @@ async fn user(management: &Management) -> UserRecord {
 async fn has_keys_of(management: &Management, (offered, _): &(Offered, AwaitDone)) -> bool {
     let Some(credential) = user(management).await.credential else { return false };
     let keys = Keys::open(&management.enrolment().kek, REALM, "ann", &credential, 1).unwrap();
-    keys.unique.ct_eq(offered.unique_key.expose()) && keys.management.ct_eq(offered.management_key.expose())
+    let UniqueKey::Held(unique) = keys.unique else { return false };
+    unique.ct_eq(offered.unique_key.expose()) && keys.management.ct_eq(offered.management_key.expose())
 }
 
 #[tokio::test]
@@ -109,7 +117,7 @@ async fn a_used_code_keeps_no_keys_and_offers_nothing() {
     confirm(&management, &offered).await.unwrap();
     let burnt = management.repository.get::<EnrolmentRecord>(&enrolment_key(&code.id())).await.unwrap().unwrap().value;
     assert!(burnt.psk.is_none());
-    assert!(burnt.offer.unwrap().credential.keys.is_empty());
+    assert!(burnt.offer.unwrap().credential.keys.is_erased());
     assert_eq!(offer(&management, &code).await.unwrap_err(), Code::AuthFailed);
 }
 
@@ -197,4 +205,109 @@ async fn a_removed_service_does_not_come_back_with_an_older_reading() {
     older.await.unwrap().unwrap();
     removed.await.unwrap().unwrap();
     assert!(management.registry.get("shop").is_none());
+}
+
+/// A rotation as ann's terminal makes it: the answer and, if there are some, the new keys.
+async fn rotate(
+    management: &Management,
+    (epoch, counter): (u32, u64),
+    unique_key: &Secret32,
+    management_key: &Secret32,
+) -> Result<rotate::Rotated, Code> {
+    let suite = AwsLc::suite(SuiteId(1)).unwrap();
+    let realm: Realm = REALM.parse().unwrap();
+    let sender = Sender {
+        realm: &realm,
+        user_id: b"ann",
+        uid: Uid::UserId(b"ann"),
+        epoch,
+        unique_key,
+        management_key,
+        suite: SuiteId(1),
+        kem: KemId::X25519,
+        counter,
+        time_ms: clock::millis(std::time::SystemTime::now()),
+    };
+    let (envelope, awaited) = rotate::start(suite, &sender, [counter as u8; 32], &Secret32::new([6; 32])).unwrap();
+    let answered = management.account().handle(account::Request::Rotate, &envelope).await;
+    if answered.code == Code::Ok { Ok(awaited.receive(suite, &answered.bytes).unwrap()) } else { Err(answered.code) }
+}
+
+#[tokio::test]
+async fn custody_holds_the_keys_that_records_name_and_no_others() {
+    let custody = Arc::new(MemoryCustody::default());
+    let store = MemoryStore::new();
+    let management = with_custody(store.clone(), Some(custody.clone())).await;
+    management.add_user(NewUser { id: "ann".into(), ..NewUser::default() }).await.unwrap();
+    let held = async || custody.keys(None, 1000).await.unwrap();
+    // One stands in for users that there are not.
+    let dummy: Vec<KeyId> = held().await;
+    assert_eq!(dummy.len(), 1);
+    let users = async || held().await.into_iter().filter(|id| !dummy.contains(id)).collect::<Vec<_>>();
+
+    let code = new_code(&management).await;
+    offer(&management, &code).await.unwrap();
+    let first = offer(&management, &code).await.unwrap();
+    assert_eq!(users().await.len(), 1, "the second offer takes the place of the first");
+    confirm(&management, &first).await.unwrap();
+    let credential = user(&management).await.credential.unwrap();
+    assert_eq!(users().await, credential.keys_in_custody());
+    let id = credential.keys_in_custody()[0];
+    assert!(custody.keys.lock().unwrap()[&id].expose() == first.0.unique_key.expose());
+
+    let (unique, own) = (&first.0.unique_key, &first.0.management_key);
+    rotate(&management, (1, 1), unique, own).await.unwrap();
+    let rotated = rotate(&management, (1, 2), unique, own).await.unwrap();
+    assert_eq!(users().await.len(), 2, "the current key, and the last that was handed out");
+    let next = rotate(&management, (2, 1), &rotated.keys.unique_key, &rotated.keys.management_key).await.unwrap();
+    assert_eq!(next.epoch, 3);
+    let mut named = user(&management).await.credential.unwrap().keys_in_custody();
+    named.sort();
+    assert_eq!(users().await, named, "the former key is gone with its epoch");
+
+    custody.away.store(true, Ordering::SeqCst);
+    let away = rotate(&management, (2, 2), &rotated.keys.unique_key, &rotated.keys.management_key).await;
+    assert_eq!(away.unwrap_err(), Code::Unavailable, "away is no refusal");
+    custody.away.store(false, Ordering::SeqCst);
+
+    let again = enrol_anew(&management).await;
+    assert_eq!(users().await, again.keys_in_custody(), "a new enrolment leaves nothing of the former");
+    let pending = new_code(&management).await;
+    offer(&management, &pending).await.unwrap();
+    assert_eq!(users().await.len(), 2);
+    new_code(&management).await;
+    assert_eq!(users().await, again.keys_in_custody(), "a code that was replaced takes its offer along");
+    management.delete_user("ann").await.unwrap();
+    assert_eq!(users().await, [] as [KeyId; 0]);
+}
+
+#[tokio::test]
+async fn a_key_that_the_module_lost_is_unavailable_and_no_refusal() {
+    let custody = Arc::new(MemoryCustody::default());
+    let management = with_custody(MemoryStore::new(), Some(custody.clone())).await;
+    management.add_user(NewUser { id: "ann".into(), ..NewUser::default() }).await.unwrap();
+    let code = new_code(&management).await;
+    let offered = offer(&management, &code).await.unwrap();
+    confirm(&management, &offered).await.unwrap();
+    let named = user(&management).await.credential.unwrap().keys_in_custody();
+    custody.destroy(&named).await.unwrap();
+    let answer = rotate(&management, (1, 1), &offered.0.unique_key, &offered.0.management_key).await;
+    assert_eq!(answer.unwrap_err(), Code::Unavailable);
+}
+
+#[tokio::test]
+async fn keys_move_into_custody_with_their_next_rotation() {
+    let store = MemoryStore::new();
+    let before = management(store.clone()).await;
+    before.add_user(NewUser { id: "ann".into(), ..NewUser::default() }).await.unwrap();
+    let code = new_code(&before).await;
+    let offered = offer(&before, &code).await.unwrap();
+    confirm(&before, &offered).await.unwrap();
+    drop(before);
+
+    let after = with_custody(store, Some(Arc::new(MemoryCustody::default()))).await;
+    let rotated = rotate(&after, (1, 1), &offered.0.unique_key, &offered.0.management_key).await.unwrap();
+    rotate(&after, (2, 1), &rotated.keys.unique_key, &rotated.keys.management_key).await.unwrap();
+    let credential = user(&after).await.credential.unwrap();
+    assert_eq!((credential.epoch, credential.keys_in_custody().len()), (2, 2));
 }

@@ -1,5 +1,7 @@
 //! Users, as administrators handle them.
 
+use std::sync::Arc;
+
 use claviger_plugin_api::{Cursor, PluginError};
 use claviger_protocol::message::MAX_ATTRIBUTES;
 use tracing::warn;
@@ -8,6 +10,7 @@ use super::{
     model::{AdminError, NewUser, User, UserPage, UserState},
     record::{EnrolmentRecord, Suspension, UserRecord, enrolment_key, user_key},
     repository::{ChangeError, Repository},
+    unique_keys::UniqueKeys,
 };
 use crate::clock::{self, Clock};
 
@@ -15,6 +18,8 @@ use crate::clock::{self, Clock};
 pub struct Users {
     /// The store.
     pub repository: Repository,
+    /// Where their unique keys are.
+    pub unique_keys: Arc<UniqueKeys>,
     /// The time.
     pub clock: Clock,
 }
@@ -101,12 +106,15 @@ impl Users {
         let record = removed.map_err(|e| refused(e, id))?.ok_or_else(|| AdminError::NotFound(what(id)))?;
         if let Some(enrolment) = record.enrolment {
             let removed = self.repository.remove::<EnrolmentRecord>(&enrolment_key(&enrolment.id)).await;
-            removed.map_err(|e| refused(e, id))?;
+            let removed = removed.map_err(|e| refused(e, id))?;
+            let offered = removed.and_then(|enrolment| enrolment.offer).map(|offer| offer.credential.keys_in_custody());
+            self.unique_keys.destroy(offered.unwrap_or_default()).await;
         }
-        if let Some(credential) = record.credential
-            && let Err(error) = self.repository.forget_credential(&credential).await
-        {
-            warn!(user = id, %error, "rows of a deleted user were left behind");
+        if let Some(credential) = record.credential {
+            if let Err(error) = self.repository.forget_credential(&credential).await {
+                warn!(user = id, %error, "rows of a deleted user were left behind");
+            }
+            self.unique_keys.destroy(credential.keys_in_custody()).await;
         }
         Ok(())
     }

@@ -8,12 +8,13 @@ use claviger_plugin_api::{
     description::{API_VERSION, Component, Description},
 };
 use data_encoding::HEXLOWER;
+use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use super::{
     HostServices, PluginConfig, PluginStatus, SuiteStatus, abi,
     error::{PluginLoadError, one_line},
-    guard::{Guard, GuardedCustody, GuardedIssuer, GuardedStateStore, GuardedSuite, GuardedUserStore},
+    guard::{GuardedCustody, GuardedIssuer, GuardedStateStore, GuardedSuite, GuardedUserStore, Shared},
     image::Image,
     self_test,
     services::{InRuntime, PluginServices},
@@ -34,6 +35,7 @@ pub(super) async fn load(
     config: &PluginConfig,
     state: Option<Arc<dyn StateStore>>,
     services: &HostServices,
+    changes: watch::Sender<()>,
     status: &mut PluginStatus,
 ) -> Result<Loaded, PluginLoadError> {
     let path = config.path.clone();
@@ -60,7 +62,7 @@ pub(super) async fn load(
     });
     let delivered = tokio::time::timeout(START_DEADLINE, start).await;
     let delivered = delivered.map_err(|_| PluginLoadError::StartDeadline(START_DEADLINE))??;
-    guarded(config, &description, delivered, status)
+    guarded(config, &description, delivered, changes, status)
 }
 
 /// The version rule: the same major version. What an older minor version
@@ -78,6 +80,7 @@ fn guarded(
     config: &PluginConfig,
     description: &Description,
     delivered: Delivered,
+    changes: watch::Sender<()>,
     status: &mut PluginStatus,
 ) -> Result<Loaded, PluginLoadError> {
     let kinds = [
@@ -104,20 +107,20 @@ fn guarded(
         status.suites.push(SuiteStatus::from(&info));
         loaded.suites.push((info.id, Arc::new(GuardedSuite::new(&config.name, info, suite))));
     }
-    let guard = Guard::new(&config.name, config.deadline);
+    let shared = Shared::new(config, changes);
     if let Some(store) = delivered.user_store {
-        loaded.user_store = Some(Arc::new(GuardedUserStore::new(guard.clone(), store)));
+        loaded.user_store = Some(Arc::new(GuardedUserStore::new(&shared, store)));
     }
     if let Some(store) = delivered.state_store {
-        loaded.state_store = Some(Arc::new(GuardedStateStore::new(guard.clone(), store)));
+        loaded.state_store = Some(Arc::new(GuardedStateStore::new(&shared, store)));
     }
     if let Some(custody) = delivered.custody {
-        loaded.custody = Some(Arc::new(GuardedCustody::new(guard.clone(), custody)));
+        loaded.custody = Some(Arc::new(GuardedCustody::new(&shared, custody)));
     }
     if let Some(issuer) = delivered.issuer {
         let kind = KeyKind::from_wire(issuer.kind_byte())
             .ok_or_else(|| PluginLoadError::Component(format!("an issuer of unknown kind {}", issuer.kind_byte())))?;
-        loaded.issuer = Some(Arc::new(GuardedIssuer::new(guard, kind, issuer)));
+        loaded.issuer = Some(Arc::new(GuardedIssuer::new(&shared, kind, issuer)));
     }
     Ok(loaded)
 }

@@ -5,7 +5,7 @@
 //! - `abi`: the only module of the daemon that names `abi_stable`, and the only one with unsafe code.
 //! - `load`: one plugin from its configuration to its components.
 //! - `services`: what the host gives a plugin (log, metrics, clock, state store).
-//! - `guard`: the wrappers around components: measured, bounded in time, distrusted.
+//! - `guard`: the wrappers around components: measured, bounded, tried again, cut off, distrusted.
 //! - [`inspect`]: what a plugin file says of itself, without running it.
 //! - `status`: what the administration API shows of a plugin.
 //!
@@ -26,46 +26,20 @@ mod status;
 
 use std::{
     collections::{HashMap, HashSet},
-    fmt,
-    path::PathBuf,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use claviger_plugin_api::{CipherSuite, KeyCustody, KeyIssuer, StateStore, UserStore};
+use futures_util::{FutureExt, future::join_all};
+use tokio::sync::watch;
 use tracing::{error, info, warn};
 
+pub use crate::config::types::PluginConfig;
 pub use error::{PluginHostError, PluginLoadError};
 pub use status::{ComponentHealth, PluginState, PluginStatus, SuiteStatus};
 
 use load::Loaded;
-
-/// One `[[plugin]]` of the configuration.
-#[derive(Clone)]
-pub struct PluginConfig {
-    /// The name by which roles refer to it; unique.
-    pub name: String,
-    /// The shared library.
-    pub path: PathBuf,
-    /// What the file's SHA-256 must be.
-    pub sha256: Option<[u8; 32]>,
-    /// Whether the daemon refuses to start without it.
-    pub required: bool,
-    /// How long one asynchronous call may take.
-    pub deadline: Duration,
-    /// The plugin's own table: a JSON object.
-    pub configuration: serde_json::Value,
-}
-
-impl fmt::Debug for PluginConfig {
-    /// Without the plugin's own table, which may hold passwords.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, path, sha256: _, required, deadline, configuration: _ } = self;
-        let mut text = f.debug_struct("PluginConfig");
-        text.field("name", name).field("path", path).field("required", required).field("deadline", deadline);
-        text.finish_non_exhaustive()
-    }
-}
 
 /// What plugins may ask of the host.
 #[derive(Clone)]
@@ -99,6 +73,7 @@ pub struct PluginHost {
     plugins: Vec<Entry>,
     /// Which plugin serves a suite: the first one configured.
     suites: HashMap<u16, Arc<dyn CipherSuite>>,
+    changes: watch::Sender<()>,
 }
 
 struct Entry {
@@ -119,6 +94,7 @@ impl PluginHost {
     pub async fn load(configs: &[PluginConfig], services: HostServices) -> Result<Self, PluginHostError> {
         guard::describe_metrics();
         check_names(configs)?;
+        let changes = watch::Sender::new(());
         let mut state = match &services.state {
             StateSource::Store(store) => Some(store.clone()),
             StateSource::None | StateSource::Plugin(_) => None,
@@ -135,7 +111,7 @@ impl PluginHost {
         }
         let others = (0..configs.len()).filter(|i| Some(*i) != first);
         for i in first.into_iter().chain(others) {
-            let entry = Entry::load(&configs[i], state.clone(), &services).await;
+            let entry = Entry::load(&configs[i], state.clone(), &services, changes.clone()).await;
             if let Some(loaded) = entry.loaded.as_ref().filter(|_| Some(i) == first) {
                 let store = loaded.state_store.clone();
                 let none = || PluginHostError::NoStateStore(configs[i].name.clone(), "delivers no state store");
@@ -143,7 +119,8 @@ impl PluginHost {
             }
             entries[i] = Some(entry);
         }
-        let host = Self { suites: HashMap::new(), plugins: entries.into_iter().flatten().collect() }.with_suites();
+        let host =
+            Self { suites: HashMap::new(), plugins: entries.into_iter().flatten().collect(), changes }.with_suites();
         match host.missing(configs) {
             missing if missing.is_empty() => Ok(host),
             missing => Err(PluginHostError::Required(missing)),
@@ -192,25 +169,25 @@ impl PluginHost {
         self.plugins.iter().map(|entry| entry.status.clone()).collect()
     }
 
-    /// Asks every store and issuer whether it can work; each within its deadline.
+    /// Asks every store, custody and issuer whether it can work: all at once, each within its deadline.
     pub async fn health(&self) -> Vec<ComponentHealth> {
         let loaded = self.plugins.iter().filter_map(|entry| Some((&entry.status.name, entry.loaded.as_ref()?)));
-        let mut answers = Vec::new();
+        let mut questions = Vec::new();
         for (plugin, loaded) in loaded {
-            if let Some(store) = &loaded.user_store {
-                answers.push(ComponentHealth::new(plugin, "user_store", store.health().await));
-            }
-            if let Some(store) = &loaded.state_store {
-                answers.push(ComponentHealth::new(plugin, "state_store", store.health().await));
-            }
-            if let Some(custody) = &loaded.custody {
-                answers.push(ComponentHealth::new(plugin, "custody", custody.health().await));
-            }
-            if let Some(issuer) = &loaded.issuer {
-                answers.push(ComponentHealth::new(plugin, "issuer", issuer.health().await));
-            }
+            let answer = move |component| move |answer| ComponentHealth::new(plugin, component, answer);
+            questions.extend(loaded.user_store.as_ref().map(|store| store.health().map(answer("user_store")).boxed()));
+            questions
+                .extend(loaded.state_store.as_ref().map(|store| store.health().map(answer("state_store")).boxed()));
+            questions.extend(loaded.custody.as_ref().map(|custody| custody.health().map(answer("custody")).boxed()));
+            questions.extend(loaded.issuer.as_ref().map(|issuer| issuer.health().map(answer("issuer")).boxed()));
         }
-        answers
+        join_all(questions).await
+    }
+
+    /// Changes each time when a component is cut off because its calls fail,
+    /// and when it is let back in: the moment to ask for [`health`](Self::health) anew.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
     }
 
     fn loaded(&self, plugin: &str) -> Option<&Loaded> {
@@ -244,9 +221,14 @@ impl PluginHost {
 }
 
 impl Entry {
-    async fn load(config: &PluginConfig, state: Option<Arc<dyn StateStore>>, services: &HostServices) -> Self {
+    async fn load(
+        config: &PluginConfig,
+        state: Option<Arc<dyn StateStore>>,
+        services: &HostServices,
+        changes: watch::Sender<()>,
+    ) -> Self {
         let mut status = PluginStatus::new(config);
-        let loaded = match load::load(config, state, services, &mut status).await {
+        let loaded = match load::load(config, state, services, changes, &mut status).await {
             Ok(loaded) => {
                 let version = status.version.as_deref().unwrap_or_default();
                 info!(plugin = config.name, path = %config.path.display(), version, "plugin loaded");

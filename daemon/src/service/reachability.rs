@@ -1,6 +1,7 @@
 //! Logs changes, not every failure: whether something we depend on answers.
 
 use std::{
+    borrow::Cow,
     fmt::Display,
     sync::atomic::{AtomicBool, Ordering},
 };
@@ -9,14 +10,14 @@ use tracing::{debug, info, warn};
 
 /// Whether the last call to something came about.
 pub(super) struct Reachability {
-    what: &'static str,
+    what: Cow<'static, str>,
     answering: AtomicBool,
 }
 
 impl Reachability {
     /// Assumed to answer until it does not. `what` names it in the log.
-    pub(super) fn new(what: &'static str) -> Self {
-        Self { what, answering: AtomicBool::new(true) }
+    pub(super) fn new(what: impl Into<Cow<'static, str>>) -> Self {
+        Self { what: what.into(), answering: AtomicBool::new(true) }
     }
 
     /// It answered.

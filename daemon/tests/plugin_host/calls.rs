@@ -142,7 +142,7 @@ async fn a_state_store_that_panics_is_an_error_of_the_issuer_too() {
 }
 
 /// Makes a call with arguments that are good, and forgets its value.
-async fn make(host: &PluginHost, plugin: &str, kind: &str, call: &str) -> Result<(), PluginError> {
+pub(crate) async fn make(host: &PluginHost, plugin: &str, kind: &str, call: &str) -> Result<(), PluginError> {
     match kind {
         "user_store" => {
             let store = host.user_store(plugin).unwrap();

@@ -6,6 +6,7 @@
 mod calls;
 mod contract;
 mod files;
+mod limits;
 mod services;
 mod support;
 

@@ -11,7 +11,6 @@ use std::{
 
 use claviger_daemon::plugin_host::{HostServices, PluginConfig, PluginHost, PluginState};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use serde_json::Value;
 
 pub(crate) const CIPHER: &str = "claviger-cipher-aws-lc";
 pub(crate) const MISBEHAVING: &str = "claviger-test-misbehaving";
@@ -40,14 +39,7 @@ fn build(package: &str) -> PathBuf {
 }
 
 pub(crate) fn config(name: &str, path: &Path) -> PluginConfig {
-    PluginConfig {
-        name: name.into(),
-        path: path.into(),
-        sha256: None,
-        required: false,
-        deadline: Duration::from_secs(5),
-        configuration: Value::Object(serde_json::Map::new()),
-    }
+    PluginConfig { required: false, deadline: Duration::from_secs(5), ..PluginConfig::new(name, path) }
 }
 
 /// The plugin that does `how` in `call`.

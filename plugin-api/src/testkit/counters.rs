@@ -18,11 +18,11 @@ pub(super) async fn suite<F: Future<Output = Arc<dyn UserStore>>>(make: &impl Fn
     concurrent_counters_are_all_judged(make().await).await;
 }
 
-fn one(credential: u8, epoch: u32, counter: u64, nonce: u8) -> CounterUse {
+pub(super) fn one(credential: u8, epoch: u32, counter: u64, nonce: u8) -> CounterUse {
     CounterUse { credential: [credential; 16], epoch, counter, nonce: [nonce; 32], time_ms: 0 }
 }
 
-async fn consume(store: &Arc<dyn UserStore>, uses: &[CounterUse]) -> Vec<Verdict> {
+pub(super) async fn consume(store: &Arc<dyn UserStore>, uses: &[CounterUse]) -> Vec<Verdict> {
     let verdicts = store.consume(uses).await.expect("consume");
     assert_eq!(verdicts.len(), uses.len(), "one verdict for each use");
     verdicts

@@ -5,7 +5,8 @@
 //! expected. Call it on a tokio runtime with several threads: the races in it
 //! are run as tasks.
 //!
-//! - [`user_store`]: the suite of [`UserStore`](crate::UserStore);
+//! - [`user_store`]: the suite of [`UserStore`](crate::UserStore); a store that outlives its process
+//!   passes [`restart`] too, and one that several daemons may share [`processes`];
 //! - [`state_store`]: the suite of [`StateStore`](crate::StateStore);
 //! - [`custody`]: the suite of [`KeyCustody`](crate::KeyCustody);
 //! - [`MemoryState`]: a state store in memory for tests of issuers;
@@ -14,8 +15,13 @@
 mod clock;
 mod counters;
 mod custody;
+mod dropped;
+mod lists;
 mod memory_state;
+mod processes;
+mod races;
 mod records;
+mod restart;
 mod scans;
 mod state_store;
 
@@ -24,6 +30,8 @@ use std::{future::Future, sync::Arc};
 pub use clock::StoppedClock;
 pub use custody::custody;
 pub use memory_state::MemoryState;
+pub use processes::processes;
+pub use restart::restart;
 pub use state_store::state_store;
 use tokio::task::JoinSet;
 
@@ -42,6 +50,9 @@ where
     records::suite(&make).await;
     scans::suite(&make).await;
     counters::suite(&make).await;
+    lists::suite(&make).await;
+    races::suite(&make).await;
+    dropped::suite(&make).await;
     make().await.health().await.expect("a fresh store is healthy");
 }
 

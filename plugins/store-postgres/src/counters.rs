@@ -10,7 +10,10 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use claviger_plugin_api::{COUNTER_RETENTION, COUNTER_WINDOW, CounterPosition, CounterUse, Verdict};
+use claviger_plugin_api::{
+    COUNTER_RETENTION, CounterPosition, CounterUse, Verdict,
+    counter::{enters_new_block, from_signed, to_signed, too_old},
+};
 use diesel::sql_types::{BigInt, Binary, Nullable};
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
 
@@ -75,7 +78,7 @@ pub(crate) async fn list(
         // No credential is empty, so all rows lie behind this position.
         None => Statement::<Columns>::new(LIST).bytes([]).number(0).number(0),
         Some(after) => {
-            Statement::new(LIST).bytes(after.credential).number(i64::from(after.epoch)).number(to_stored(after.counter))
+            Statement::new(LIST).bytes(after.credential).number(i64::from(after.epoch)).number(to_signed(after.counter))
         }
     };
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
@@ -97,7 +100,7 @@ fn counter_use((credential, epoch, counter, nonce, recorded): Row) -> Result<Cou
     Ok(CounterUse {
         credential: credential.try_into().map_err(|_| corrupt("credential"))?,
         epoch: epoch.try_into().map_err(|_| corrupt("epoch"))?,
-        counter: from_stored(counter),
+        counter: from_signed(counter),
         nonce: nonce.try_into().map_err(|_| corrupt("nonce"))?,
         time_ms: u64::try_from(recorded).map_err(|_| corrupt("time"))?.saturating_mul(1000),
     })
@@ -114,7 +117,7 @@ pub(crate) async fn prune(connection: &mut AsyncPgConnection, due: Due, now: Sys
     let statement = Statement::<()>::new(PRUNE)
         .bytes(credential)
         .number(epoch)
-        .number(to_stored(due.line))
+        .number(to_signed(due.line))
         .bytes(credential)
         .number(epoch)
         .number(seconds(now).saturating_sub(RETENTION));
@@ -171,20 +174,6 @@ impl Seen {
     }
 }
 
-/// The highest counter at or below which a use without a row is too old;
-/// `None` while the window still reaches to the beginning.
-fn too_old(max: u64) -> Option<u64> {
-    max.checked_sub(COUNTER_WINDOW).filter(|line| *line > 0)
-}
-
-/// Whether a new highest counter is the first of its block of
-/// [`COUNTER_WINDOW`]. Pruning waits for that: once for each block is enough,
-/// and no terminal can leave all of these moments out, as it could the
-/// multiples of a number.
-fn enters_new_block(counter: u64, max: u64) -> bool {
-    counter / COUNTER_WINDOW > max / COUNTER_WINDOW
-}
-
 /// What the store knows of the uses, seen at one moment.
 async fn look_up(connection: &mut AsyncPgConnection, uses: &[CounterUse]) -> Result<Seen, Fault> {
     let mut seen = Seen::default();
@@ -194,7 +183,7 @@ async fn look_up(connection: &mut AsyncPgConnection, uses: &[CounterUse]) -> Res
     let statement = Statement::<(Nullable<Binary>, Nullable<BigInt>)>::new(LOOK_UP)
         .many_bytes(uses.iter().map(|one| one.credential))
         .numbers(uses.iter().map(|one| i64::from(one.epoch)))
-        .numbers(uses.iter().map(|one| to_stored(one.counter)));
+        .numbers(uses.iter().map(|one| to_signed(one.counter)));
     let rows: Vec<(Option<Vec<u8>>, Option<i64>)> = statement.load(connection).await?;
     if rows.len() != uses.len() {
         return Err(Fault::Corrupt(format!("{} answers for {} counters", rows.len(), uses.len())));
@@ -202,7 +191,7 @@ async fn look_up(connection: &mut AsyncPgConnection, uses: &[CounterUse]) -> Res
     for (one, (nonce, max)) in uses.iter().zip(rows) {
         let line = (one.credential, one.epoch);
         if let Some(max) = max {
-            seen.highest.insert(line, from_stored(max));
+            seen.highest.insert(line, from_signed(max));
         }
         if let Some(nonce) = nonce {
             let nonce = nonce.try_into().map_err(|_| Fault::Corrupt("a stored nonce has not 32 bytes".to_owned()))?;
@@ -268,7 +257,7 @@ async fn insert_new(
     Statement::<()>::new(INSERT)
         .many_bytes(fresh.iter().map(|one| one.credential))
         .numbers(fresh.iter().map(|one| i64::from(one.epoch)))
-        .numbers(fresh.iter().map(|one| to_stored(one.counter)))
+        .numbers(fresh.iter().map(|one| to_signed(one.counter)))
         .many_bytes(fresh.iter().map(|one| one.nonce))
         // One that is post-dated comes into time later, and is kept from then on.
         .numbers(fresh.iter().map(|one| now.max(i64::try_from(one.time_ms / 1000).unwrap_or(i64::MAX))))
@@ -287,41 +276,9 @@ fn seconds(time: SystemTime) -> i64 {
     i64::try_from(since).unwrap_or(i64::MAX)
 }
 
-const SIGN: u64 = 1 << 63;
-
-/// The server's integers are signed: flipping the highest bit maps all of `u64`
-/// onto them and keeps the order.
-fn to_stored(counter: u64) -> i64 {
-    (counter ^ SIGN).cast_signed()
-}
-
-fn from_stored(stored: i64) -> u64 {
-    stored.cast_unsigned() ^ SIGN
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn stored_counters_keep_their_order_and_value() {
-        let ordered = [0, 1, 2, u64::from(u32::MAX), SIGN - 1, SIGN, SIGN + 1, u64::MAX - 1, u64::MAX];
-        for pair in ordered.windows(2) {
-            assert!(to_stored(pair[0]) < to_stored(pair[1]), "{pair:?}");
-        }
-        for counter in ordered {
-            assert_eq!(from_stored(to_stored(counter)), counter);
-        }
-    }
-
-    #[test]
-    fn the_window_starts_at_the_beginning() {
-        for (max, line) in
-            [(0, None), (63, None), (64, None), (65, Some(1)), (1000, Some(936)), (u64::MAX, Some(u64::MAX - 64))]
-        {
-            assert_eq!(too_old(max), line, "max {max}");
-        }
-    }
 
     #[test]
     fn pruning_is_due_once_for_each_block() {

@@ -12,6 +12,8 @@ pub(crate) enum Fault {
     Corrupt(String),
     /// Others kept getting in between.
     Contended,
+    /// The server answers, and takes no writes.
+    ReadOnly,
 }
 
 impl From<Error> for Fault {
@@ -26,6 +28,7 @@ impl From<Fault> for PluginError {
             Fault::Sql(error) => from_sql(&error),
             Fault::Corrupt(what) => Self::Corrupt(what),
             Fault::Contended => Self::Busy,
+            Fault::ReadOnly => read_only(),
         }
     }
 }
@@ -38,15 +41,17 @@ fn from_sql(error: &Error) -> PluginError {
         Error::DatabaseError(DatabaseErrorKind::UnableToSendCommand | DatabaseErrorKind::ClosedConnection, about) => {
             PluginError::Unavailable(format!("the connection to the server broke: {}", described(&**about)))
         }
-        Error::DatabaseError(DatabaseErrorKind::ReadOnlyTransaction, _) => {
-            PluginError::Unavailable("the server takes no writes: it is a standby, or set to read only".to_owned())
-        }
+        Error::DatabaseError(DatabaseErrorKind::ReadOnlyTransaction, _) => read_only(),
         Error::DatabaseError(_, about) if DAMAGE.iter().any(|text| about.message().contains(text)) => {
             PluginError::Corrupt(described(&**about))
         }
         Error::DatabaseError(_, about) => PluginError::Unavailable(described(&**about)),
         other => PluginError::Unavailable(one_line(&other.to_string())),
     }
+}
+
+fn read_only() -> PluginError {
+    PluginError::Unavailable("the server takes no writes: it is a standby, or set to read only".to_owned())
 }
 
 /// Parts of the server's texts for `data_corrupted` and `index_corrupted`.

@@ -50,13 +50,14 @@ use claviger_plugin_api::{
     Context, CounterPosition, CounterUse, InitError, Page, Plugin, PluginError, Put, Record, Scan, UserStore, Verdict,
     Written, async_trait, limits,
 };
-use diesel::sql_types::Integer;
-use diesel_async::RunQueryDsl;
+use diesel::sql_types::Bool;
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use tokio::{runtime::Runtime, sync::mpsc as queue};
 
 use crate::{
     connection::{Connector, Pool},
     counters::Due,
+    fault::Fault,
     statement::Statement,
 };
 pub use configuration::{Configuration, Tls};
@@ -94,6 +95,9 @@ pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 /// Prunes that may wait. One that finds no room comes again with the
 /// credential's next block.
 const PRUNES: usize = 1024;
+
+/// Whether the server takes no writes.
+const READ_ONLY: &str = "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean";
 
 impl PostgresStore {
     /// Connects and makes the tables ready. Blocks meanwhile. Counters are kept
@@ -231,7 +235,12 @@ impl UserStore for PostgresStore {
 
     async fn health(&self) -> Result<(), PluginError> {
         let lease = self.pool.lease().await?;
-        let probe = Statement::<Integer>::new("SELECT 1");
-        lease.call(async |connection| Ok(probe.get_result::<i32>(connection).await.map(|_| ())?)).await
+        let probe = Statement::<Bool>::new(READ_ONLY);
+        // A connection to a standby is given up with the error: the next one may lead to the new primary.
+        let ask = async |connection: &mut AsyncPgConnection| match probe.get_result::<bool>(connection).await? {
+            false => Ok(()),
+            true => Err(Fault::ReadOnly),
+        };
+        lease.call(ask).await
     }
 }

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use claviger_plugin_api::InitError;
+use claviger_plugin_api::{InitError, PluginError};
 use diesel::{
     connection::SimpleConnection,
     prelude::*,
@@ -20,7 +20,7 @@ use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
 use crate::{
     Configuration, Synchronous,
-    fault::{LOCKED, NOT_A_DATABASE},
+    fault::{Fault, LOCKED, NOT_A_DATABASE},
 };
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
@@ -112,6 +112,41 @@ fn create(path: &Path) -> Result<(), InitError> {
         tracing::warn!(path = %shown, mode = format!("{:03o}", metadata.mode() & 0o777), "the database is open to other users; chmod it to 600");
     }
     Ok(())
+}
+
+/// Writes what is there already, as a proof that writing works.
+pub(crate) fn rewrite(connection: &mut SqliteConnection) -> Result<(), Fault> {
+    Ok(connection.batch_execute(&format!("PRAGMA user_version = {SCHEMA}"))?)
+}
+
+/// Which file is open: SQLite goes on with one that was moved away or
+/// deleted, and all that is written into it is gone with the process.
+#[derive(Debug, Clone)]
+pub(crate) struct OpenFile {
+    path: String,
+    /// Device and inode.
+    identity: (u64, u64),
+}
+
+impl OpenFile {
+    pub(crate) fn at(path: &str) -> Result<Self, InitError> {
+        let metadata = fs::metadata(path).map_err(|e| InitError::Unavailable(format!("{path} cannot be read: {e}")))?;
+        Ok(Self { path: path.to_owned(), identity: (metadata.dev(), metadata.ino()) })
+    }
+
+    /// Whether the path still leads to it.
+    pub(crate) fn is_in_place(&self) -> Result<(), PluginError> {
+        let path = &self.path;
+        match fs::metadata(path) {
+            Ok(metadata) if (metadata.dev(), metadata.ino()) == self.identity => Ok(()),
+            Ok(_) => Err(PluginError::Unavailable(format!(
+                "{path} is not the file that is open: it was replaced under the daemon; restart the daemon"
+            ))),
+            Err(e) => Err(PluginError::Unavailable(format!(
+                "{path} is open and not there any more ({e}): put it back, or stop the daemon and restore a backup"
+            ))),
+        }
+    }
 }
 
 #[derive(QueryableByName)]

@@ -2,7 +2,10 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use claviger_plugin_api::{COUNTER_RETENTION, COUNTER_WINDOW, CounterPosition, CounterUse, Verdict};
+use claviger_plugin_api::{
+    COUNTER_RETENTION, CounterPosition, CounterUse, Verdict,
+    counter::{enters_new_block, from_signed, to_signed, too_old},
+};
 use diesel::{
     insert_into,
     prelude::*,
@@ -44,7 +47,7 @@ pub(crate) fn list(
         let (credential, epoch) = (&after.credential[..], i64::from(after.epoch));
         let same = counters::credential.eq(credential);
         let mut found: Vec<Row> = all()
-            .filter(same.and(counters::epoch.eq(epoch)).and(counters::counter.gt(to_stored(after.counter))))
+            .filter(same.and(counters::epoch.eq(epoch)).and(counters::counter.gt(to_signed(after.counter))))
             .limit(left(&[]))
             .load(connection)?;
         if found.len() < limit {
@@ -68,7 +71,7 @@ fn counter_use((credential, epoch, counter, nonce, recorded): Row) -> Result<Cou
     Ok(CounterUse {
         credential: credential.try_into().map_err(|_| corrupt("credential"))?,
         epoch: epoch.try_into().map_err(|_| corrupt("epoch"))?,
-        counter: from_stored(counter),
+        counter: from_signed(counter),
         nonce: nonce.try_into().map_err(|_| corrupt("nonce"))?,
         time_ms: u64::try_from(recorded).map_err(|_| corrupt("time"))?.saturating_mul(1000),
     })
@@ -106,20 +109,6 @@ fn consume_one(connection: &mut SqliteConnection, one: &CounterUse, now: i64) ->
     }
 }
 
-/// The highest counter at or below which a use without a row is too old;
-/// `None` while the window still reaches to the beginning.
-fn too_old(max: u64) -> Option<u64> {
-    max.checked_sub(COUNTER_WINDOW).filter(|line| *line > 0)
-}
-
-/// Whether a new highest counter is the first of its block of
-/// [`COUNTER_WINDOW`]. Pruning waits for that: once for each block is enough,
-/// and no terminal can leave all of these moments out, as it could the
-/// multiples of a number.
-fn enters_new_block(counter: u64, max: u64) -> bool {
-    counter / COUNTER_WINDOW > max / COUNTER_WINDOW
-}
-
 fn highest(connection: &mut SqliteConnection, one: &CounterUse) -> Result<Option<(u64, Vec<u8>)>, Fault> {
     let row: Option<(i64, Vec<u8>)> = counters::table
         .filter(counters::credential.eq(&one.credential[..]).and(counters::epoch.eq(i64::from(one.epoch))))
@@ -127,12 +116,12 @@ fn highest(connection: &mut SqliteConnection, one: &CounterUse) -> Result<Option
         .select((counters::counter, counters::nonce))
         .first(connection)
         .optional()?;
-    Ok(row.map(|(counter, nonce)| (from_stored(counter), nonce)))
+    Ok(row.map(|(counter, nonce)| (from_signed(counter), nonce)))
 }
 
 fn nonce_of(connection: &mut SqliteConnection, one: &CounterUse) -> Result<Option<Vec<u8>>, Fault> {
     Ok(counters::table
-        .find((&one.credential[..], i64::from(one.epoch), to_stored(one.counter)))
+        .find((&one.credential[..], i64::from(one.epoch), to_signed(one.counter)))
         .select(counters::nonce)
         .first(connection)
         .optional()?)
@@ -143,7 +132,7 @@ fn insert(connection: &mut SqliteConnection, one: &CounterUse, now: i64) -> Resu
         .values((
             counters::credential.eq(&one.credential[..]),
             counters::epoch.eq(i64::from(one.epoch)),
-            counters::counter.eq(to_stored(one.counter)),
+            counters::counter.eq(to_signed(one.counter)),
             counters::nonce.eq(&one.nonce[..]),
             // One that is post-dated comes into time later, and is kept from then on.
             counters::recorded.eq(now.max(i64::try_from(one.time_ms / 1000).unwrap_or(i64::MAX))),
@@ -172,7 +161,7 @@ fn prune(connection: &mut SqliteConnection, newest: &CounterUse, now: i64) -> Re
         sql_query(PRUNE)
             .bind::<Binary, _>(&newest.credential[..])
             .bind::<BigInt, _>(i64::from(newest.epoch))
-            .bind::<BigInt, _>(to_stored(line))
+            .bind::<BigInt, _>(to_signed(line))
             .bind::<BigInt, _>(now.saturating_sub(RETENTION))
             .execute(connection)?;
     }
@@ -181,18 +170,6 @@ fn prune(connection: &mut SqliteConnection, newest: &CounterUse, now: i64) -> Re
 
 /// Seconds for which a row is kept. Times are cut to the second, which `<` makes up for.
 const RETENTION: i64 = COUNTER_RETENTION.as_secs().cast_signed();
-
-const SIGN: u64 = 1 << 63;
-
-/// SQLite's integers are signed: flipping the highest bit maps all of `u64`
-/// onto them and keeps the order.
-fn to_stored(counter: u64) -> i64 {
-    (counter ^ SIGN).cast_signed()
-}
-
-fn from_stored(stored: i64) -> u64 {
-    stored.cast_unsigned() ^ SIGN
-}
 
 #[cfg(test)]
 mod tests {
@@ -205,42 +182,6 @@ mod tests {
         Configuration,
         connection::{Access, open, prepare},
     };
-
-    #[test]
-    fn stored_counters_keep_their_order_and_value() {
-        let ordered = [0, 1, 2, u64::from(u32::MAX), SIGN - 1, SIGN, SIGN + 1, u64::MAX - 1, u64::MAX];
-        for pair in ordered.windows(2) {
-            assert!(to_stored(pair[0]) < to_stored(pair[1]), "{pair:?}");
-        }
-        for counter in ordered {
-            assert_eq!(from_stored(to_stored(counter)), counter);
-        }
-    }
-
-    #[test]
-    fn the_window_starts_at_the_beginning() {
-        for (max, line) in
-            [(0, None), (63, None), (64, None), (65, Some(1)), (1000, Some(936)), (u64::MAX, Some(u64::MAX - 64))]
-        {
-            assert_eq!(too_old(max), line, "max {max}");
-        }
-    }
-
-    #[test]
-    fn each_block_is_entered_once() {
-        for (counter, max, enters) in [
-            (1, 0, false),
-            (63, 0, false),
-            (64, 63, true),
-            (65, 64, false),
-            (65, 3, true),
-            (1000, 65, true),
-            (u64::MAX, u64::MAX - 1, false),
-            (u64::MAX, 0, true),
-        ] {
-            assert_eq!(enters_new_block(counter, max), enters, "{counter} after {max}");
-        }
-    }
 
     #[test]
     fn a_clock_far_off_is_a_number_of_seconds() {
@@ -266,7 +207,7 @@ mod tests {
         let steps: Vec<Step> = sql_query(format!("EXPLAIN QUERY PLAN {PRUNE}"))
             .bind::<Binary, _>(&[1; 16][..])
             .bind::<BigInt, _>(1)
-            .bind::<BigInt, _>(to_stored(1000))
+            .bind::<BigInt, _>(to_signed(1000))
             .bind::<BigInt, _>(0)
             .load(&mut connection)
             .unwrap();

@@ -46,7 +46,7 @@ use claviger_plugin_api::{
 use diesel::prelude::*;
 use serde::Deserialize;
 
-use crate::worker::Pool;
+use crate::{connection::OpenFile, worker::Pool};
 
 /// The plugin's table of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -127,6 +127,7 @@ pub struct SqliteStore {
     // to the other.
     readers: Pool,
     writer: Pool,
+    file: OpenFile,
     clock: Clock,
 }
 
@@ -154,8 +155,9 @@ impl SqliteStore {
     pub fn open_with_clock(configuration: Configuration, clock: Clock) -> Result<Self, InitError> {
         configuration.check()?;
         connection::prepare(&configuration)?;
+        let file = OpenFile::at(&configuration.path)?;
         let configuration = Arc::new(configuration);
-        Ok(Self { readers: Pool::readers(&configuration)?, writer: Pool::writer(&configuration)?, clock })
+        Ok(Self { readers: Pool::readers(&configuration)?, writer: Pool::writer(&configuration)?, file, clock })
     }
 }
 
@@ -207,10 +209,17 @@ impl UserStore for SqliteStore {
 
     async fn health(&self) -> Result<(), PluginError> {
         self.writer.alive()?;
-        let probe = |connection: &mut SqliteConnection| {
+        let file = self.file.clone();
+        let read = move |connection: &mut SqliteConnection| {
             schema::records::table.select(schema::records::version).first::<i64>(connection).optional()?;
-            Ok(())
+            Ok(file.is_in_place())
         };
-        self.readers.call(probe).await
+        self.readers.call(read).await??;
+        // The transaction around it takes the lock, and writes nothing. When a
+        // write has failed, one more must show that it would not now.
+        let failing = self.writer.is_failing();
+        let write =
+            move |connection: &mut SqliteConnection| if failing { connection::rewrite(connection) } else { Ok(()) };
+        self.writer.call(write).await
     }
 }

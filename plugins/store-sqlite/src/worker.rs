@@ -9,6 +9,7 @@ use std::{
     slice,
     sync::{
         Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread::{self, JoinHandle},
@@ -38,6 +39,8 @@ pub(crate) struct Pool {
     /// `None` only while it is dropped.
     queue: Option<SyncSender<Box<dyn Job>>>,
     threads: Vec<JoinHandle<()>>,
+    /// Whether the last call failed.
+    failing: AtomicBool,
 }
 
 impl Pool {
@@ -46,7 +49,7 @@ impl Pool {
         let (queue, jobs) = sync_channel(QUEUE);
         let seat = Seat::take(configuration, Access::Write)?;
         let thread = spawn("sqlite-writer".to_owned(), move || write_all(&jobs, seat))?;
-        Ok(Self { queue: Some(queue), threads: vec![thread] })
+        Ok(Self { queue: Some(queue), threads: vec![thread], failing: AtomicBool::new(false) })
     }
 
     /// Starts the readers, as many as the configuration says.
@@ -54,7 +57,7 @@ impl Pool {
         let (queue, jobs) = sync_channel(QUEUE);
         let jobs = Arc::new(Mutex::new(jobs));
         // Dropping this on an early return ends the threads that did start.
-        let mut pool = Self { queue: Some(queue), threads: Vec::new() };
+        let mut pool = Self { queue: Some(queue), threads: Vec::new(), failing: AtomicBool::new(false) };
         for number in 0..configuration.readers {
             let (jobs, seat) = (jobs.clone(), Seat::take(configuration, Access::Read)?);
             pool.threads.push(spawn(format!("sqlite-read-{number}"), move || read_all(&jobs, seat))?);
@@ -74,7 +77,14 @@ impl Pool {
             TrySendError::Full(_) => PluginError::Busy,
             TrySendError::Disconnected(_) => stopped(),
         })?;
-        answer.await.map_err(|_| stopped())?
+        let answer = answer.await.unwrap_or_else(|_| Err(stopped()));
+        self.failing.store(answer.is_err(), Ordering::Relaxed);
+        answer
+    }
+
+    /// Whether the last call that was answered failed.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
     }
 
     /// Whether all threads are alive.

@@ -7,7 +7,6 @@ use std::{
     env, fs,
     path::{Path, PathBuf},
     process::ExitCode,
-    time::Duration,
 };
 
 use claviger_daemon::{
@@ -102,15 +101,7 @@ fn cipher_plugins(directory: &Path) -> Result<Vec<PathBuf>, String> {
 }
 
 async fn load(name: &str, path: &Path) -> Result<PluginHost, String> {
-    let config = PluginConfig {
-        name: name.to_owned(),
-        path: path.to_owned(),
-        sha256: None,
-        required: true,
-        deadline: Duration::from_secs(2),
-        configuration: serde_json::json!({}),
-    };
-    PluginHost::load(&[config], HostServices::default()).await.map_err(|error| error.to_string())
+    PluginHost::load(&[PluginConfig::new(name, path)], HostServices::default()).await.map_err(|error| error.to_string())
 }
 
 fn read(file: &Path) -> Result<VectorFile, String> {

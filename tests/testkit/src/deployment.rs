@@ -1,11 +1,13 @@
 //! A deployment in a directory: one daemon with both roles, or two over mutual TLS.
 
 use std::{
-    fs,
+    any::Any,
+    fmt, fs,
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::Command,
+    sync::Arc,
     time::Duration,
 };
 
@@ -16,6 +18,9 @@ pub const REALM: &str = "example";
 /// The id of its service.
 pub const SERVICE: &str = "shop.example";
 
+/// The plugin of the storage by default.
+const SQLITE: &str = "store-sqlite";
+
 /// Which daemons there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
@@ -23,15 +28,38 @@ pub enum Layout {
     AllInOne,
     /// A daemon for each role; the service asks over mutual TLS.
     Split,
+    /// A daemon with the management role alone, for services of other deployments.
+    Management,
 }
 
-/// Further lines of a deployment's configuration.
+/// What may differ from one deployment to the next.
 #[derive(Debug, Clone, Default)]
-pub struct Lines {
-    /// For the `[management]` table.
+pub struct Options {
+    /// Further lines of the `[management]` table.
     pub management: String,
-    /// For the `[service]` table.
+    /// Further lines of the `[service]` table.
     pub service: String,
+    /// Where the management role keeps its users; without it, SQLite in the deployment's directory.
+    pub storage: Option<Storage>,
+}
+
+/// Where a management role keeps its users, and the server that this needs.
+#[derive(Clone)]
+pub struct Storage {
+    /// Plugins by the names of their folders, each with the lines of its `[plugin.config]`.
+    pub plugins: Vec<(String, String)>,
+    /// `management.store`: one of the plugins.
+    pub store: String,
+    /// `management.custody`: one of the plugins.
+    pub custody: Option<String>,
+    /// What ends when the last deployment on it is dropped.
+    pub server: Arc<dyn Any + Send + Sync>,
+}
+
+impl fmt::Debug for Storage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Storage").field("store", &self.store).field("custody", &self.custody).finish_non_exhaustive()
+    }
 }
 
 /// A deployment: files in a directory, and the daemons that were started.
@@ -44,25 +72,49 @@ pub struct Deployment {
     services: u16,
     service: u16,
     telemetry: [u16; 2],
-    extra: Lines,
+    upstream: SocketAddr,
+    options: Options,
+    /// Other daemons that the service asks too.
+    also: Vec<SocketAddr>,
     daemons: [Option<Process>; 2],
 }
 
 impl Deployment {
     /// Makes authority, keys and configuration below `directory`. Nothing runs yet.
     pub fn prepare(binaries: Binaries, directory: &Path, layout: Layout, upstream: SocketAddr) -> Result<Self> {
-        Self::prepare_with(binaries, directory, layout, upstream, Lines::default())
+        Self::prepare_with(binaries, directory, layout, upstream, Options::default())
     }
 
-    /// As [`Self::prepare`], with further lines of configuration.
+    /// As [`Self::prepare`], with options.
     pub fn prepare_with(
         binaries: Binaries,
         directory: &Path,
         layout: Layout,
         upstream: SocketAddr,
-        lines: Lines,
+        options: Options,
     ) -> Result<Self> {
-        let deployment = Self {
+        let deployment = Self::new(binaries, directory, layout, upstream, options);
+        deployment.issue()?;
+        deployment.configure()?;
+        Ok(deployment)
+    }
+
+    /// Another deployment of the same realm, with the same authority, certificates, key-encryption key
+    /// and storage, and files of its own in `directory`.
+    ///
+    /// The storage must be one that several daemons can share.
+    pub fn sibling(&self, directory: &Path, layout: Layout) -> Result<Self> {
+        let options = self.options.clone();
+        let sibling = Self::new(self.binaries.clone(), directory, layout, self.upstream, options);
+        for shared in ["pki", "kek.key"] {
+            run(Command::new("cp").arg("-a").arg(self.directory.join(shared)).arg(directory))?;
+        }
+        sibling.configure()?;
+        Ok(sibling)
+    }
+
+    fn new(binaries: Binaries, directory: &Path, layout: Layout, upstream: SocketAddr, options: Options) -> Self {
+        Self {
             binaries,
             directory: directory.to_owned(),
             layout,
@@ -70,12 +122,17 @@ impl Deployment {
             services: free_port(),
             service: free_port(),
             telemetry: [free_port(), free_port()],
-            extra: lines,
+            upstream,
+            options,
+            also: Vec::new(),
             daemons: [None, None],
-        };
-        deployment.issue()?;
-        deployment.configure(upstream)?;
-        Ok(deployment)
+        }
+    }
+
+    /// Has the service ask the management daemon of a sibling too, from its next start on.
+    pub fn ask_also(&mut self, sibling: &Self) -> Result<()> {
+        self.also.push(sibling.services_address());
+        self.configure()
     }
 
     /// Starts all daemons and waits until they are ready.
@@ -97,6 +154,11 @@ impl Deployment {
         if let Some(daemon) = self.daemons[0].take() {
             daemon.kill();
         }
+    }
+
+    /// The management daemon's process.
+    pub fn management(&self) -> Result<&Process> {
+        self.daemons[0].as_ref().ok_or_else(|| "the management daemon does not run".to_owned())
     }
 
     /// Ends all daemons with SIGTERM; whether all ended well.
@@ -186,6 +248,11 @@ impl Deployment {
         get(self.telemetry(), "/metrics").map(|(_, body)| body)
     }
 
+    /// What the management daemon says of its readiness: the status and the body of `/readyz`.
+    pub fn readiness(&self) -> Result<(u16, String)> {
+        get(self.telemetry(), "/readyz")
+    }
+
     /// The authority's certificate.
     pub fn ca(&self) -> PathBuf {
         self.directory.join("pki/ca.pem")
@@ -230,19 +297,20 @@ impl Deployment {
         Ok(())
     }
 
-    fn configure(&self, upstream: SocketAddr) -> Result<()> {
+    fn configure(&self) -> Result<()> {
         let roles = match self.layout {
             Layout::AllInOne => r#"roles = ["management", "service"]"#,
-            Layout::Split => r#"roles = ["management"]"#,
+            Layout::Split | Layout::Management => r#"roles = ["management"]"#,
         };
         let mut main = format!("{roles}\n{}", self.common(0));
         main += &self.management_section();
         match self.layout {
-            Layout::AllInOne => main += &self.service_section(upstream),
+            Layout::AllInOne => main += &self.service_section(),
+            Layout::Management => main += &self.services_section(),
             Layout::Split => {
                 main += &self.services_section();
                 let mut service = format!("roles = [\"service\"]\n{}", self.common(1));
-                service += &self.service_section(upstream);
+                service += &self.service_section();
                 service += &self.manager_section();
                 self.write("service.toml", &service)?;
             }
@@ -262,29 +330,41 @@ socket = "admin{daemon}.sock"
 "#,
             self.telemetry[daemon]
         );
-        for name in ["cipher-aws-lc", "store-sqlite", "issuer-opaque"] {
-            let needed = match name {
-                "store-sqlite" => daemon == 0,
-                "issuer-opaque" => daemon == 1 || self.layout == Layout::AllInOne,
-                _ => true,
-            };
-            if needed {
-                let path = self.binaries.plugin(name);
-                text += &format!("\n[[plugin]]\nname = \"{name}\"\npath = \"{}\"\n", path.display());
+        text += &self.plugin("cipher-aws-lc", "");
+        if daemon == 0 {
+            for (name, config) in &self.storage().plugins {
+                text += &self.plugin(name, config);
             }
-            if needed && name == "store-sqlite" {
-                let database = self.directory.join("users.db");
-                text += &format!("[plugin.config]\npath = \"{}\"\n", database.display());
-            }
+        }
+        if daemon == 1 || self.layout == Layout::AllInOne {
+            text += &self.plugin("issuer-opaque", "");
         }
         text
     }
 
+    fn plugin(&self, name: &str, config: &str) -> String {
+        let path = self.binaries.plugin(name);
+        let table = format!("\n[[plugin]]\nname = \"{name}\"\npath = \"{}\"\n", path.display());
+        if config.is_empty() { table } else { format!("{table}[plugin.config]\n{config}\n") }
+    }
+
+    fn storage(&self) -> Storage {
+        self.options.storage.clone().unwrap_or_else(|| Storage {
+            plugins: vec![(SQLITE.into(), format!("path = \"{}\"", self.directory.join("users.db").display()))],
+            store: SQLITE.into(),
+            custody: None,
+            server: Arc::new(()),
+        })
+    }
+
     fn management_section(&self) -> String {
+        let storage = self.storage();
+        let custody = storage.custody.map(|name| format!("custody = \"{name}\"")).unwrap_or_default();
         format!(
             r#"
 [management]
-store = "store-sqlite"
+store = "{}"
+{custody}
 key_encryption_key = "kek.key"
 {}
 
@@ -293,7 +373,7 @@ listen = "127.0.0.1:{}"
 certificate = "pki/terminals.pem"
 private_key = "pki/terminals.key"
 "#,
-            self.extra.management, self.terminals
+            storage.store, self.options.management, self.terminals
         )
     }
 
@@ -310,7 +390,7 @@ client_ca = "pki/ca.pem"
         )
     }
 
-    fn service_section(&self, upstream: SocketAddr) -> String {
+    fn service_section(&self) -> String {
         format!(
             r#"
 [service]
@@ -319,23 +399,25 @@ listen = "127.0.0.1:{}"
 certificate = "pki/{SERVICE}.pem"
 private_key = "pki/{SERVICE}.key"
 issuer = "issuer-opaque"
-upstream = "http://{upstream}"
+upstream = "http://{}"
 {}
 "#,
-            self.service, self.extra.service
+            self.service, self.upstream, self.options.service
         )
     }
 
     fn manager_section(&self) -> String {
+        let daemons = [self.services_address()].into_iter().chain(self.also.iter().copied());
+        let urls: Vec<_> = daemons.map(|address| format!("\"https://{address}\"")).collect();
         format!(
             r#"
 [service.manager]
-url = "https://127.0.0.1:{}"
+url = [{}]
 ca = "pki/ca.pem"
 certificate = "pki/{SERVICE}.pem"
 private_key = "pki/{SERVICE}.key"
 "#,
-            self.services
+            urls.join(", ")
         )
     }
 

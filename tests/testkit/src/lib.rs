@@ -3,6 +3,7 @@
 //!
 //! - [`Binaries`]: what was built.
 //! - [`Deployment`]: an authority, configuration files, and the daemons that run on them.
+//! - [`Storage`]: which store they use, and its server.
 //! - [`Terminal`]: a home for the `claviger` command.
 //! - [`Upstream`]: a sample application that answers with the headers it received.
 //! - [`Process`]: a child that ends with its owner; [`free_port`].
@@ -17,7 +18,7 @@ mod terminal;
 mod upstream;
 
 pub use binaries::Binaries;
-pub use deployment::{Deployment, Layout, Lines, REALM, SERVICE};
+pub use deployment::{Deployment, Layout, Options, REALM, SERVICE, Storage};
 pub use ports::free_port;
 pub use process::{Process, run, run_with_input};
 pub use terminal::Terminal;

@@ -8,10 +8,10 @@ use std::{
     process::{Command, Stdio},
 };
 
-use claviger_testkit::{Deployment, Layout, SERVICE, Terminal, run_with_input};
+use claviger_testkit::{Deployment, Layout, Options, SERVICE, Terminal, run_with_input};
 use serde_json::Value;
 
-use crate::support::{Running, start, start_management};
+use crate::support::{Running, start, start_management, start_with};
 
 fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
@@ -94,8 +94,8 @@ fn old_keys_rotate_by_themselves() {
 #[test]
 fn every_suite_and_kem_enrols_signs_on_and_rotates() {
     let lines = r#"suites = ["0x0001", "0x0002", "0x0003", "0x0101", "0x0102"]"#;
-    let lines = claviger_testkit::Lines { management: lines.to_owned(), service: lines.to_owned() };
-    let running = crate::support::start_with(Layout::Split, lines);
+    let options = Options { management: lines.to_owned(), service: lines.to_owned(), storage: None };
+    let running = start_with(Layout::Split, options);
     for suite in ["0x0001", "0x0002", "0x0003", "0x0101", "0x0102"] {
         for kem in ["none", "x25519", "x25519mlkem768"] {
             let id = format!("u{suite}-{kem}");

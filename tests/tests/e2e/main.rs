@@ -13,4 +13,6 @@ mod lifecycle;
 mod plugins;
 mod secrecy;
 mod sign_on;
+mod stores;
 mod support;
+mod transfer;

@@ -3,12 +3,14 @@
 use std::{
     fs::{self, File},
     io::Write,
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
 use claviger_testkit::{Layout, SERVICE};
 use serde_json::Value;
 
-use crate::support::{build_directory, start};
+use crate::support::{build_directory, counter, start};
 
 /// Appends `[[plugin]]` tables to a configuration: TOML wants them before the
 /// next table ends, so each one is a file of its own merged by the daemon.
@@ -78,6 +80,28 @@ fn a_required_plugin_that_is_broken_stops_the_start() {
     add_plugins(&running, &format!("\n[[plugin]]\nname = \"text\"\npath = \"{}\"\n", text.display()));
     let failed = running.deployment.start().unwrap_err();
     assert!(failed.contains("text"), "{failed}");
+}
+
+#[test]
+fn a_store_whose_file_is_moved_away_is_not_ready_until_it_is_back() {
+    let running = start(Layout::AllInOne);
+    let ready = |expected: f64| {
+        let start = Instant::now();
+        while counter(&running.deployment.metrics().unwrap(), "claviger_ready{component=\"management\"}") != expected {
+            assert!(start.elapsed() < Duration::from_secs(60), "{}", running.deployment.logs());
+            sleep(Duration::from_millis(50));
+        }
+    };
+    ready(1.0);
+    let file = running.deployment.directory().join("users.db");
+    let aside = file.with_extension("aside");
+    fs::rename(&file, &aside).unwrap();
+    ready(0.0);
+    let logs = running.deployment.logs();
+    let line = logs.lines().find(|line| line.contains("not ready")).unwrap();
+    assert!(line.contains("plugin store-sqlite: ") && line.contains("not there any more"), "{line}");
+    fs::rename(&aside, &file).unwrap();
+    ready(1.0);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::Command, sync::OnceLock};
 
-use claviger_testkit::{Binaries, Deployment, Layout, Lines, Upstream};
+use claviger_testkit::{Binaries, Deployment, Layout, Options, Storage, Upstream};
 use tempfile::TempDir;
 
 /// A running deployment with its application; everything ends when it is dropped.
@@ -14,25 +14,30 @@ pub(crate) struct Running {
 
 /// Starts a deployment with its service registered.
 pub(crate) fn start(layout: Layout) -> Running {
-    start_with(layout, Lines::default())
+    start_with(layout, Options::default())
 }
 
 /// As [`start`], with further lines for the `[service]` table.
 pub(crate) fn start_service(layout: Layout, lines: &str) -> Running {
-    start_with(layout, Lines { service: lines.to_owned(), ..Lines::default() })
+    start_with(layout, Options { service: lines.to_owned(), ..Options::default() })
 }
 
 /// As [`start`], with further lines for the `[management]` table.
 pub(crate) fn start_management(layout: Layout, lines: &str) -> Running {
-    start_with(layout, Lines { management: lines.to_owned(), ..Lines::default() })
+    start_with(layout, Options { management: lines.to_owned(), ..Options::default() })
 }
 
-pub(crate) fn start_with(layout: Layout, lines: Lines) -> Running {
+/// As [`start`], on a storage.
+pub(crate) fn start_on(layout: Layout, storage: Option<Storage>) -> Running {
+    start_with(layout, Options { storage, ..Options::default() })
+}
+
+pub(crate) fn start_with(layout: Layout, options: Options) -> Running {
     let directory = tempfile::tempdir().unwrap();
     let upstream = Upstream::start().unwrap();
     let binaries = binaries();
     let mut deployment =
-        Deployment::prepare_with(binaries, directory.path(), layout, upstream.address(), lines).unwrap();
+        Deployment::prepare_with(binaries, directory.path(), layout, upstream.address(), options).unwrap();
     deployment.start().unwrap();
     deployment.register_service().unwrap();
     Running { deployment, upstream, _directory: directory }

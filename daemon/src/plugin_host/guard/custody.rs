@@ -3,11 +3,10 @@
 use async_trait::async_trait;
 use claviger_plugin_api::{KeyCustody, KeyId, MAX_TOKEN, MacRequest, PluginError, SecretBytes};
 
-use super::{Call, Guard, ensure, rising};
+use super::{Call, Guard, Shared, ensure, rising};
 
 pub(in super::super) struct GuardedCustody<C> {
-    guard: Guard,
-    custody: C,
+    guard: Guard<C>,
     keep: Call,
     mac: Call,
     destroy: Call,
@@ -15,22 +14,20 @@ pub(in super::super) struct GuardedCustody<C> {
     derive: Call,
     initialise: Call,
     status: Call,
-    health: Call,
 }
 
 impl<C: KeyCustody> GuardedCustody<C> {
-    pub(in super::super) fn new(guard: Guard, custody: C) -> Self {
+    pub(in super::super) fn new(shared: &Shared, custody: C) -> Self {
+        let guard = Guard::new(shared.clone(), "custody", "custody.health", custody, |custody| custody.health());
         Self {
-            keep: guard.call("custody.keep"),
-            mac: guard.call("custody.mac"),
-            destroy: guard.call("custody.destroy"),
-            keys: guard.call("custody.keys"),
-            derive: guard.call("custody.derive"),
-            initialise: guard.call("custody.initialise"),
-            status: guard.call("custody.status"),
-            health: guard.call("custody.health"),
+            keep: guard.write("custody.keep"),
+            mac: guard.read("custody.mac"),
+            destroy: guard.write("custody.destroy"),
+            keys: guard.read("custody.keys"),
+            derive: guard.read("custody.derive"),
+            initialise: guard.write("custody.initialise"),
+            status: guard.read("custody.status"),
             guard,
-            custody,
         }
     }
 }
@@ -39,7 +36,7 @@ impl<C: KeyCustody> GuardedCustody<C> {
 impl<C: KeyCustody> KeyCustody for GuardedCustody<C> {
     async fn keep(&self, id: KeyId, key: SecretBytes) -> Result<Vec<u8>, PluginError> {
         let check = |token: &Vec<u8>| ensure(token.len() <= MAX_TOKEN, || format!("a token of {} bytes", token.len()));
-        self.guard.run(&self.keep, self.custody.keep(id, key), check).await
+        self.guard.run(&self.keep, |custody| custody.keep(id, key.clone()), check).await
     }
 
     async fn mac(&self, requests: &[MacRequest]) -> Result<Vec<Option<SecretBytes>>, PluginError> {
@@ -50,33 +47,33 @@ impl<C: KeyCustody> KeyCustody for GuardedCustody<C> {
                 ensure(length.is_none_or(|length| length == request.hash_len), || "a MAC of the wrong length".into())
             })
         };
-        self.guard.run(&self.mac, self.custody.mac(requests), check).await
+        self.guard.run(&self.mac, |custody| custody.mac(requests), check).await
     }
 
     async fn destroy(&self, ids: &[KeyId]) -> Result<(), PluginError> {
-        self.guard.run(&self.destroy, self.custody.destroy(ids), |()| Ok(())).await
+        self.guard.run(&self.destroy, |custody| custody.destroy(ids), |()| Ok(())).await
     }
 
     async fn keys(&self, after: Option<KeyId>, limit: usize) -> Result<Vec<KeyId>, PluginError> {
         let check = |keys: &Vec<KeyId>| rising(keys.iter().copied(), after, limit);
-        self.guard.run(&self.keys, self.custody.keys(after, limit), check).await
+        self.guard.run(&self.keys, |custody| custody.keys(after, limit), check).await
     }
 
     async fn derive(&self, context: &[u8]) -> Result<SecretBytes, PluginError> {
         let check =
             |secret: &SecretBytes| ensure(secret.expose().len() == 32, || "a secret of the wrong length".into());
-        self.guard.run(&self.derive, self.custody.derive(context), check).await
+        self.guard.run(&self.derive, |custody| custody.derive(context), check).await
     }
 
     async fn initialise(&self) -> Result<String, PluginError> {
-        self.guard.run(&self.initialise, self.custody.initialise(), |_| Ok(())).await
+        self.guard.run(&self.initialise, |custody| custody.initialise(), |_| Ok(())).await
     }
 
     async fn status(&self) -> Result<String, PluginError> {
-        self.guard.run(&self.status, self.custody.status(), |_| Ok(())).await
+        self.guard.run(&self.status, |custody| custody.status(), |_| Ok(())).await
     }
 
     async fn health(&self) -> Result<(), PluginError> {
-        self.guard.run(&self.health, self.custody.health(), |()| Ok(())).await
+        self.guard.health().await
     }
 }

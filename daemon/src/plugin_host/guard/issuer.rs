@@ -3,30 +3,27 @@
 use async_trait::async_trait;
 use claviger_plugin_api::{IssueRequest, IssuedKey, KeyIssuer, KeyKind, PluginError, Presented, Session, Verified};
 
-use super::{Call, Guard, ensure};
+use super::{Call, Guard, Shared, ensure};
 
 pub(in super::super) struct GuardedIssuer<I> {
-    guard: Guard,
+    guard: Guard<I>,
     kind: KeyKind,
-    issuer: I,
     issue: Call,
     verify: Call,
     revoke: Call,
     published: Call,
-    health: Call,
 }
 
 impl<I: KeyIssuer> GuardedIssuer<I> {
-    pub(in super::super) fn new(guard: Guard, kind: KeyKind, issuer: I) -> Self {
+    pub(in super::super) fn new(shared: &Shared, kind: KeyKind, issuer: I) -> Self {
+        let guard = Guard::new(shared.limits_only(), "issuer", "issuer.health", issuer, |issuer| issuer.health());
         Self {
-            issue: guard.call("issuer.issue"),
-            verify: guard.call("issuer.verify"),
-            revoke: guard.call("issuer.revoke"),
-            published: guard.call("issuer.published"),
-            health: guard.call("issuer.health"),
+            issue: guard.write("issuer.issue"),
+            verify: guard.read("issuer.verify"),
+            revoke: guard.write("issuer.revoke"),
+            published: guard.read("issuer.published"),
             guard,
             kind,
-            issuer,
         }
     }
 }
@@ -46,7 +43,7 @@ impl<I: KeyIssuer> KeyIssuer for GuardedIssuer<I> {
             key_id(&issued.key_id)?;
             key(kind, issued.key.expose())
         };
-        self.guard.run(&self.issue, self.issuer.issue(request), check).await
+        self.guard.run(&self.issue, |issuer| issuer.issue(request.clone()), check).await
     }
 
     async fn verify(&self, presented: &Presented) -> Result<Verified, PluginError> {
@@ -54,11 +51,11 @@ impl<I: KeyIssuer> KeyIssuer for GuardedIssuer<I> {
             Verified::Session(found) => session(presented, found),
             _ => Ok(()),
         };
-        self.guard.run(&self.verify, self.issuer.verify(presented), check).await
+        self.guard.run(&self.verify, |issuer| issuer.verify(presented), check).await
     }
 
     async fn revoke(&self, key_id: &[u8]) -> Result<bool, PluginError> {
-        self.guard.run(&self.revoke, self.issuer.revoke(key_id), |_| Ok(())).await
+        self.guard.run(&self.revoke, |issuer| issuer.revoke(key_id), |_| Ok(())).await
     }
 
     async fn published(&self) -> Result<Option<String>, PluginError> {
@@ -66,11 +63,11 @@ impl<I: KeyIssuer> KeyIssuer for GuardedIssuer<I> {
             let len = text.as_ref().map_or(0, String::len);
             ensure(len <= MAX_PUBLISHED, || format!("{len} bytes to publish"))
         };
-        self.guard.run(&self.published, self.issuer.published(), check).await
+        self.guard.run(&self.published, |issuer| issuer.published(), check).await
     }
 
     async fn health(&self) -> Result<(), PluginError> {
-        self.guard.run(&self.health, self.issuer.health(), |()| Ok(())).await
+        self.guard.health().await
     }
 }
 

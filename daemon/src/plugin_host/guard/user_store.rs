@@ -5,11 +5,10 @@ use claviger_plugin_api::{
     CounterPosition, CounterUse, Cursor, MAX_VALUE, Page, PluginError, Put, Record, Scan, UserStore, Verdict, Written,
 };
 
-use super::{Call, Guard, ensure, rising};
+use super::{Call, Guard, Shared, ensure, rising};
 
 pub(in super::super) struct GuardedUserStore<S> {
-    guard: Guard,
-    store: S,
+    guard: Guard<S>,
     get: Call,
     put: Call,
     delete: Call,
@@ -18,23 +17,21 @@ pub(in super::super) struct GuardedUserStore<S> {
     consume: Call,
     forget_counters: Call,
     counters: Call,
-    health: Call,
 }
 
 impl<S: UserStore> GuardedUserStore<S> {
-    pub(in super::super) fn new(guard: Guard, store: S) -> Self {
+    pub(in super::super) fn new(shared: &Shared, store: S) -> Self {
+        let guard = Guard::new(shared.clone(), "user_store", "user_store.health", store, |store| store.health());
         Self {
-            get: guard.call("user_store.get"),
-            put: guard.call("user_store.put"),
-            delete: guard.call("user_store.delete"),
-            scan: guard.call("user_store.scan"),
-            list: guard.call("user_store.list"),
-            consume: guard.call("user_store.consume"),
-            forget_counters: guard.call("user_store.forget_counters"),
-            counters: guard.call("user_store.counters"),
-            health: guard.call("user_store.health"),
+            get: guard.read("user_store.get"),
+            put: guard.write("user_store.put"),
+            delete: guard.write("user_store.delete"),
+            scan: guard.read("user_store.scan"),
+            list: guard.read("user_store.list"),
+            consume: guard.write("user_store.consume"),
+            forget_counters: guard.write("user_store.forget_counters"),
+            counters: guard.read("user_store.counters"),
             guard,
-            store,
         }
     }
 }
@@ -42,21 +39,22 @@ impl<S: UserStore> GuardedUserStore<S> {
 #[async_trait]
 impl<S: UserStore> UserStore for GuardedUserStore<S> {
     async fn get(&self, keys: &[String]) -> Result<Vec<Option<Record>>, PluginError> {
-        self.guard.run(&self.get, self.store.get(keys), |records| answers(keys, records)).await
+        self.guard.run(&self.get, |store| store.get(keys), |records| answers(keys, records)).await
     }
 
     async fn put(&self, put: Put) -> Result<Written, PluginError> {
         let expected = put.expected;
-        self.guard.run(&self.put, self.store.put(put), move |w| written(w, expected, expected.wrapping_add(1))).await
+        self.guard
+            .run(&self.put, |store| store.put(put.clone()), |w| written(w, expected, expected.wrapping_add(1)))
+            .await
     }
 
     async fn delete(&self, key: &str, expected: u64) -> Result<Written, PluginError> {
-        self.guard.run(&self.delete, self.store.delete(key, expected), move |w| written(w, expected, 0)).await
+        self.guard.run(&self.delete, |store| store.delete(key, expected), |w| written(w, expected, 0)).await
     }
 
     async fn scan(&self, scan: Scan) -> Result<Page, PluginError> {
-        let asked = scan.clone();
-        self.guard.run(&self.scan, self.store.scan(scan), move |found| page(&asked, found)).await
+        self.guard.run(&self.scan, |store| store.scan(scan.clone()), |found| page(&scan, found)).await
     }
 
     async fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<Record>, PluginError> {
@@ -64,7 +62,7 @@ impl<S: UserStore> UserStore for GuardedUserStore<S> {
             rising(records.iter().map(|record| record.key.as_str()), after, limit)?;
             records.iter().try_for_each(record)
         };
-        self.guard.run(&self.list, self.store.list(after, limit), check).await
+        self.guard.run(&self.list, |store| store.list(after, limit), check).await
     }
 
     async fn consume(&self, uses: &[CounterUse]) -> Result<Vec<Verdict>, PluginError> {
@@ -73,22 +71,22 @@ impl<S: UserStore> UserStore for GuardedUserStore<S> {
                 format!("{} verdicts on {} uses of counters", verdicts.len(), uses.len())
             })
         };
-        self.guard.run(&self.consume, self.store.consume(uses), check).await
+        self.guard.run(&self.consume, |store| store.consume(uses), check).await
     }
 
     async fn forget_counters(&self, credential: [u8; 16]) -> Result<(), PluginError> {
-        self.guard.run(&self.forget_counters, self.store.forget_counters(credential), |()| Ok(())).await
+        self.guard.run(&self.forget_counters, |store| store.forget_counters(credential), |()| Ok(())).await
     }
 
     async fn counters(&self, after: Option<CounterPosition>, limit: usize) -> Result<Vec<CounterUse>, PluginError> {
         let position =
             |row: &CounterUse| CounterPosition { credential: row.credential, epoch: row.epoch, counter: row.counter };
         let check = |rows: &Vec<CounterUse>| rising(rows.iter().map(position), after, limit);
-        self.guard.run(&self.counters, self.store.counters(after, limit), check).await
+        self.guard.run(&self.counters, |store| store.counters(after, limit), check).await
     }
 
     async fn health(&self) -> Result<(), PluginError> {
-        self.guard.run(&self.health, self.store.health(), |()| Ok(())).await
+        self.guard.health().await
     }
 }
 

@@ -1,6 +1,6 @@
 //! The management server over mutual TLS.
 
-use std::time::Duration;
+use std::{sync::atomic::AtomicU32, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -43,10 +43,10 @@ impl Handler for Manager {
     }
 }
 
-fn link(authority: &Authority, address: SocketAddr, realm: &str) -> RemoteManager {
+fn link(authority: &Authority, addresses: &[SocketAddr], realm: &str) -> RemoteManager {
     let client = authority.issue("shop", &["idb://example/service/shop.example"]);
     let config = ManagerConfig {
-        url: format!("https://{address}").parse().unwrap(),
+        urls: addresses.iter().map(|address| format!("https://{address}").parse().unwrap()).collect(),
         ca: authority.ca(),
         certificate: client.certificate,
         private_key: client.key,
@@ -60,7 +60,7 @@ async fn any_answer_of_the_protocol_is_passed_on_and_anything_else_is_unavailabl
     let server = authority.issue("manager", &["idb://example/manager"]);
     let config = server_config(&server.certificate, &server.key, Some(&authority.ca())).unwrap();
     let server = serve(Some(config), Arc::new(Manager));
-    let remote = link(&authority, server.address, REALM);
+    let remote = link(&authority, &[server.address], REALM);
     for (envelope, expected) in [
         ("hello", Ok("/idb/v1/decrypt hello")),
         ("refused", Ok("refused")),
@@ -79,10 +79,10 @@ async fn any_answer_of_the_protocol_is_passed_on_and_anything_else_is_unavailabl
     remote.drop_connections();
     assert!(remote.decrypt(Bytes::from_static(b"hello")).await.is_ok());
 
-    let other_realm = link(&authority, server.address, "other");
+    let other_realm = link(&authority, &[server.address], "other");
     let error = other_realm.decrypt(Bytes::from_static(b"hello")).await.unwrap_err();
     assert!(error.0.contains("cannot connect"), "{error}");
-    let nobody = link(&authority, nowhere(), REALM);
+    let nobody = link(&authority, &[nowhere()], REALM);
     assert!(nobody.decrypt(Bytes::new()).await.unwrap_err().0.contains("Connection refused"));
 }
 
@@ -92,7 +92,7 @@ async fn relayed_answers_keep_their_status_and_may_be_longer() {
     let server = authority.issue("manager", &["idb://example/manager"]);
     let config = server_config(&server.certificate, &server.key, Some(&authority.ca())).unwrap();
     let server = serve(Some(config), Arc::new(Manager));
-    let remote = link(&authority, server.address, REALM);
+    let remote = link(&authority, &[server.address], REALM);
     let long = vec![0; 20_000];
     for (kind, envelope, expected) in [
         (Relay::Rotate, "hello", Ok((200, &b"/idb/v1/rotate hello"[..]))),
@@ -112,4 +112,54 @@ async fn relayed_answers_keep_their_status_and_may_be_longer() {
             Err(part) => assert!(answer.as_ref().is_err_and(|e| e.0.contains(part)), "{answer:?}"),
         }
     }
+}
+
+/// Says who it is, and counts; "slow" is never answered.
+struct Counting(&'static str, AtomicU32);
+
+#[async_trait]
+impl Handler for Counting {
+    async fn handle(&self, request: Request<Incoming>, _: Peer) -> Response<Body> {
+        self.1.fetch_add(1, SeqCst);
+        let envelope = read_body(request.into_body(), 4096).await.unwrap();
+        match &envelope[..] {
+            b"slow" => std::future::pending().await,
+            b"away" => with_type(StatusCode::SERVICE_UNAVAILABLE, CONTENT_TYPE, self.0),
+            _ => with_type(StatusCode::OK, CONTENT_TYPE, self.0),
+        }
+    }
+}
+
+#[tokio::test]
+async fn another_daemon_is_asked_when_one_is_away_and_no_envelope_goes_to_two() {
+    let authority = Authority::new();
+    let certificate = authority.issue("manager", &["idb://example/manager"]);
+    let start = |name| {
+        let config = server_config(&certificate.certificate, &certificate.key, Some(&authority.ca())).unwrap();
+        let handler = Arc::new(Counting(name, AtomicU32::new(0)));
+        (serve(Some(config), handler.clone()), handler)
+    };
+    let ((a, asked_a), (b, asked_b)) = (start("a"), start("b"));
+    let ask = async |link: &RemoteManager, envelope: &'static str| {
+        let answer = link.decrypt(Bytes::from_static(envelope.as_bytes())).await;
+        answer.map(|answer| String::from_utf8(answer).unwrap())
+    };
+    // Nobody listens at the first one: the same envelope goes to the next.
+    let remote = link(&authority, &[nowhere(), a.address], REALM);
+    assert_eq!(ask(&remote, "x").await.unwrap(), "a");
+    assert_eq!(ask(&remote, "x").await.unwrap(), "a");
+    // One that may have got the envelope: it is not sent again, and the next one is asked from then on.
+    let remote = link(&authority, &[a.address, b.address], REALM);
+    assert_eq!(ask(&remote, "x").await.unwrap(), "a");
+    let error = ask(&remote, "slow").await.unwrap_err();
+    assert!(error.0.contains("no answer"), "{error}");
+    assert_eq!(asked_b.1.load(SeqCst), 0);
+    assert_eq!(ask(&remote, "x").await.unwrap(), "b");
+    assert_eq!((asked_a.1.load(SeqCst), asked_b.1.load(SeqCst)), (4, 1));
+    // One that answers and cannot work: likewise.
+    assert_eq!(ask(&remote, "away").await.unwrap(), "b");
+    assert_eq!(ask(&remote, "x").await.unwrap(), "a");
+    // All are away.
+    let remote = link(&authority, &[nowhere(), nowhere()], REALM);
+    assert!(ask(&remote, "x").await.unwrap_err().0.contains("Connection refused"));
 }

@@ -120,6 +120,33 @@ async fn a_lock_that_stays_is_unavailable() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_takes_no_writes_is_not_healthy() {
+    let server = Server::start("");
+    let store = open(server.database());
+    store.health().await.unwrap();
+    let set = |value: &str| {
+        server.sql("postgres", &format!("ALTER SYSTEM SET default_transaction_read_only = {value}"));
+        server.sql("postgres", "SELECT pg_reload_conf()");
+    };
+    set("on");
+    let patience = Instant::now() + Duration::from_secs(20);
+    let text = loop {
+        match store.health().await {
+            Err(PluginError::Unavailable(text)) => break text,
+            other => assert!(Instant::now() < patience, "{other:?}"),
+        }
+    };
+    assert!(text.contains("takes no writes"), "{text}");
+    assert!(matches!(store.put(put("k", 0, b"")).await, Err(PluginError::Unavailable(_))));
+    set("off");
+    while let Err(error) = store.health().await {
+        assert!(Instant::now() < patience, "{error}");
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(store.put(put("k", 0, b"")).await.unwrap(), Written::Done(1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_server_is_unavailable() {
     let server = Server::start("max_connections = 5\nsuperuser_reserved_connections = 0\n");
     let store = open(Configuration { pool: 20, ..server.database() });

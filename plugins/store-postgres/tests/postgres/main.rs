@@ -11,13 +11,33 @@ mod start;
 use std::sync::Arc;
 
 use claviger_plugin_api::{CounterUse, Put, UserStore, testkit};
-use claviger_store_postgres::{Configuration, PostgresStore};
+use claviger_store_postgres::{Configuration, PostgresStore, Tls};
 use server::Server;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn it_keeps_the_contract() {
     let server = Server::shared();
     testkit::user_store(|| async { open(server.database()) as Arc<dyn UserStore> }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn it_keeps_the_contract_over_its_end() {
+    let server = Server::shared();
+    let configuration = server.database();
+    testkit::restart(|| async { open(configuration.clone()) as Arc<dyn UserStore> }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_keeps_the_contract_between_processes() {
+    let prepare = || {
+        let server = Server::shared();
+        (server.database().url, server)
+    };
+    let open = |url: String| async move {
+        let configuration = Configuration { tls: Tls::Disable, pool: 4, ..Configuration::new(url) };
+        open(configuration) as Arc<dyn UserStore>
+    };
+    testkit::processes("it_keeps_the_contract_between_processes", prepare, open).await;
 }
 
 /// Patient, as the tests of this binary share the machine.

@@ -123,3 +123,43 @@ async fn damage_is_corrupt_and_never_an_absent_record() {
     }
     assert!(corrupt > 100, "{corrupt} records are on damaged pages");
 }
+
+#[tokio::test]
+async fn a_file_that_is_moved_or_replaced_is_not_healthy() {
+    let directory = tempdir().unwrap();
+    let (file, aside) = (directory.path().join("users.db"), directory.path().join("aside.db"));
+    let store = open(&file);
+    store.put(put("k", 0, b"v")).await.unwrap();
+    store.health().await.unwrap();
+    let problem = async || match store.health().await {
+        Err(PluginError::Unavailable(text)) => text,
+        other => panic!("{other:?}"),
+    };
+    fs::rename(&file, &aside).unwrap();
+    assert!(problem().await.contains("not there any more"));
+    fs::copy(&aside, &file).unwrap();
+    assert!(problem().await.contains("replaced"));
+    fs::rename(&aside, &file).unwrap();
+    store.health().await.unwrap();
+    assert!(store.get(&["k".to_owned()]).await.unwrap()[0].is_some());
+}
+
+#[tokio::test]
+async fn after_a_write_that_failed_health_writes() {
+    let directory = tempdir().unwrap();
+    let file = directory.path().join("users.db");
+    let store = open(&file);
+    let mut stranger = SqliteConnection::establish(file.to_str().unwrap()).unwrap();
+    let refuse = "CREATE TRIGGER refuse BEFORE INSERT ON records BEGIN SELECT RAISE(ABORT, 'refused'); END";
+    stranger.batch_execute(refuse).unwrap();
+    let wal = || fs::metadata(directory.path().join("users.db-wal")).unwrap().len();
+    let before = wal();
+    store.health().await.unwrap();
+    assert_eq!(wal(), before, "a store that works is not written to");
+    assert!(matches!(store.put(put("k", 0, b"v")).await, Err(PluginError::Unavailable(_))));
+    store.health().await.unwrap();
+    let written = wal();
+    assert!(written > before, "a proof that it can write");
+    store.health().await.unwrap();
+    assert_eq!(wal(), written, "once is enough");
+}

@@ -30,6 +30,26 @@ async fn it_keeps_the_contract() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn it_keeps_the_contract_over_its_end() {
+    let directory = tempdir().unwrap();
+    let file = directory.path().join("users.db");
+    testkit::restart(|| async { Arc::new(open(&file)) as Arc<dyn UserStore> }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_keeps_the_contract_between_processes() {
+    let prepare = || {
+        let directory = tempdir().unwrap();
+        (directory.path().join("users.db").to_str().unwrap().to_owned(), directory)
+    };
+    let open = |file: String| async move {
+        let configuration = Configuration { busy_timeout_ms: 30_000, ..configuration(Path::new(&file)) };
+        Arc::new(SqliteStore::open(configuration).unwrap()) as Arc<dyn UserStore>
+    };
+    testkit::processes("it_keeps_the_contract_between_processes", prepare, open).await;
+}
+
 /// The file as a configuration that does not wait for the disk: nobody cuts
 /// the power in a test.
 fn configuration(file: &Path) -> Configuration {

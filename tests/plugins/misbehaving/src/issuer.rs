@@ -36,7 +36,7 @@ impl KeyIssuer for Issuer {
     }
 
     async fn issue(&self, request: IssueRequest) -> Result<IssuedKey, PluginError> {
-        let lie = self.plan.call("issuer.issue").await;
+        let lie = self.plan.call("issuer.issue").await?;
         let subject = request.identity.subject.as_bytes();
         self.state()?.put_new(&request.identity.subject, subject, request.pending).await?;
         let key: &[u8] = if lie { b"" } else { subject };
@@ -44,7 +44,7 @@ impl KeyIssuer for Issuer {
     }
 
     async fn verify(&self, presented: &Presented) -> Result<Verified, PluginError> {
-        let lie = self.plan.call("issuer.verify").await;
+        let lie = self.plan.call("issuer.verify").await?;
         let Some(key) = presented.single_header("authorization") else { return Ok(Verified::Absent) };
         let key = String::from_utf8_lossy(key).into_owned();
         let Some(subject) = self.state()?.get(&key).await? else { return Ok(Verified::Refused) };
@@ -56,18 +56,18 @@ impl KeyIssuer for Issuer {
     }
 
     async fn revoke(&self, key_id: &[u8]) -> Result<bool, PluginError> {
-        self.plan.call("issuer.revoke").await;
+        self.plan.call("issuer.revoke").await?;
         let key = String::from_utf8_lossy(key_id);
         Ok(self.state()?.take(&key).await?.is_some())
     }
 
     async fn published(&self) -> Result<Option<String>, PluginError> {
-        let lie = self.plan.call("issuer.published").await;
+        let lie = self.plan.call("issuer.published").await?;
         Ok(Some("x".repeat(if lie { 1024 * 1024 + 1 } else { 1 })))
     }
 
     async fn health(&self) -> Result<(), PluginError> {
-        self.plan.call("issuer.health").await;
+        self.plan.call("issuer.health").await?;
         Ok(())
     }
 }

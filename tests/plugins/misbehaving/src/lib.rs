@@ -1,14 +1,24 @@
 //! A plugin with every kind of component, each call of which can be told to
-//! misbehave: `{"call": "user_store.get", "how": "panic"}`. Without that it
-//! behaves, and keeps what it is given in memory.
+//! misbehave: `{"call": "user_store.get", "how": "panic"}`, or all calls of a
+//! component: `{"call": "user_store", "how": "hang"}`; `times` and `file` say for
+//! how long. Without that it behaves, and keeps what it is given in memory.
 
 mod cipher;
 mod issuer;
 mod store;
 
-use std::{future::poll_fn, sync::Arc, task::Poll};
+use std::{
+    future::poll_fn,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    task::Poll,
+    time::Duration,
+};
 
-use claviger_plugin_api::{Context, InitError, Plugin, export_plugin};
+use claviger_plugin_api::{Context, InitError, Plugin, PluginError, export_plugin};
 use serde::Deserialize;
 
 export_plugin! {
@@ -24,8 +34,12 @@ pub(crate) struct Settings {
     /// `init`, `drop`, `cipher.seal`, `user_store.get` and so on.
     call: String,
     how: How,
+    /// How many calls; all of them when it is 0.
+    times: u32,
+    /// Only while this file is there.
+    file: Option<PathBuf>,
     /// The number of the suite; `0xff01` when it is 0.
-    pub(crate) suite: u16,
+    suite: u16,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -45,21 +59,43 @@ enum How {
     Lie,
     /// An error.
     Fail,
+    /// As if a queue were full.
+    Busy,
+    /// Blocks its thread, against the contract, while `file` is there.
+    Block,
 }
 
 /// The settings in the hands of the components.
 #[derive(Clone)]
-pub(crate) struct Plan(Arc<Settings>);
+pub(crate) struct Plan {
+    settings: Arc<Settings>,
+    /// Calls that `times` is about.
+    count: Arc<AtomicU32>,
+}
 
 impl Plan {
     /// Misbehaves if `call` is to; `true` when the answer is to be a lie.
-    pub(crate) async fn call(&self, call: &str) -> bool {
-        if self.0.call != call {
-            return false;
+    /// Counts such calls in the metric `test_calls`.
+    pub(crate) async fn call(&self, call: &str) -> Result<bool, PluginError> {
+        let settings = &*self.settings;
+        let rest = call.strip_prefix(&settings.call).filter(|_| !settings.call.is_empty());
+        if !rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.')) {
+            return Ok(false);
         }
-        match self.0.how {
-            How::Lie => return true,
-            How::Fail => {}
+        metrics::counter!("test_calls").increment(1);
+        let over = settings.times > 0 && self.count.fetch_add(1, Ordering::Relaxed) >= settings.times;
+        if over || settings.file.as_ref().is_some_and(|file| !file.exists()) {
+            return Ok(false);
+        }
+        match settings.how {
+            How::Lie => return Ok(true),
+            How::Fail => return Err(PluginError::Unavailable("two\nlines".into())),
+            How::Busy => return Err(PluginError::Busy),
+            How::Block => {
+                while settings.file.as_ref().is_some_and(|file| file.exists()) {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+            }
             How::Panic => panic!("told to panic in {call}"),
             How::PanicTwice => std::panic::panic_any(PanicsWhenDropped),
             How::PanicLater => {
@@ -78,20 +114,20 @@ impl Plan {
                 std::future::pending::<()>().await;
             }
         }
-        false
-    }
-
-    pub(crate) fn fails(&self, call: &str) -> bool {
-        self.0.call == call && self.0.how == How::Fail
+        Ok(false)
     }
 
     pub(crate) fn lies(&self, call: &str) -> bool {
-        self.0.call == call && self.0.how == How::Lie
+        self.settings.call == call && self.settings.how == How::Lie
+    }
+
+    pub(crate) fn suite(&self) -> u16 {
+        if self.settings.suite == 0 { 0xff01 } else { self.settings.suite }
     }
 
     /// The same for calls without a future.
     pub(crate) fn panic_in(&self, call: &str) {
-        assert!(self.0.call != call || self.0.how == How::Lie, "told to panic in {call}");
+        assert!(self.settings.call != call || self.settings.how == How::Lie, "told to panic in {call}");
     }
 }
 
@@ -104,7 +140,7 @@ impl Drop for PanicsWhenDropped {
 }
 
 fn start(context: Context) -> Result<Plugin, InitError> {
-    let plan = Plan(Arc::new(context.parse()?));
+    let plan = Plan { settings: Arc::new(context.parse()?), count: Arc::default() };
     plan.panic_in("init");
     tracing::info!(answer = 42, "starting");
     metrics::counter!("test_starts").increment(2);

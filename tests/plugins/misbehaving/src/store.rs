@@ -23,11 +23,6 @@ impl Users {
         Self { plan, records: Mutex::default() }
     }
 
-    async fn call(&self, call: &str) -> Result<bool, PluginError> {
-        let lie = self.plan.call(call).await;
-        if self.plan.fails(call) { Err(PluginError::Unavailable("two\nlines".into())) } else { Ok(lie) }
-    }
-
     fn records(&self) -> MutexGuard<'_, BTreeMap<String, Record>> {
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -36,7 +31,7 @@ impl Users {
 #[async_trait]
 impl UserStore for Users {
     async fn get(&self, keys: &[String]) -> Result<Vec<Option<Record>>, PluginError> {
-        let lie = self.call("user_store.get").await?;
+        let lie = self.plan.call("user_store.get").await?;
         let mut found: Vec<_> = keys.iter().map(|key| self.records().get(key).cloned()).collect();
         if lie {
             found.reverse();
@@ -45,7 +40,7 @@ impl UserStore for Users {
     }
 
     async fn put(&self, put: Put) -> Result<Written, PluginError> {
-        let lie = self.call("user_store.put").await?;
+        let lie = self.plan.call("user_store.put").await?;
         let version = self.records().get(&put.key).map_or(0, |record| record.version);
         if version != put.expected {
             return Ok(Written::Conflict(version));
@@ -56,7 +51,7 @@ impl UserStore for Users {
     }
 
     async fn delete(&self, key: &str, expected: u64) -> Result<Written, PluginError> {
-        let lie = self.call("user_store.delete").await?;
+        let lie = self.plan.call("user_store.delete").await?;
         let version = self.records().get(key).map_or(0, |record| record.version);
         if version != expected || lie {
             return Ok(Written::Conflict(version));
@@ -66,7 +61,7 @@ impl UserStore for Users {
     }
 
     async fn scan(&self, scan: Scan) -> Result<Page, PluginError> {
-        let lie = self.call("user_store.scan").await?;
+        let lie = self.plan.call("user_store.scan").await?;
         let position =
             |record: &Record, term: &IndexTerm| Cursor { value: term.value.clone(), key: record.key.clone() };
         let records = self.records();
@@ -85,7 +80,7 @@ impl UserStore for Users {
     }
 
     async fn consume(&self, uses: &[CounterUse]) -> Result<Vec<Verdict>, PluginError> {
-        let lie = self.call("user_store.consume").await?;
+        let lie = self.plan.call("user_store.consume").await?;
         let mut verdicts: Vec<Verdict> = uses
             .iter()
             .map(|u| match u.counter {
@@ -100,11 +95,11 @@ impl UserStore for Users {
     }
 
     async fn forget_counters(&self, _credential: [u8; 16]) -> Result<(), PluginError> {
-        self.call("user_store.forget_counters").await.map(|_| ())
+        self.plan.call("user_store.forget_counters").await.map(|_| ())
     }
 
     async fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<Record>, PluginError> {
-        let lie = self.call("user_store.list").await?;
+        let lie = self.plan.call("user_store.list").await?;
         let records = self.records();
         let behind = records.values().filter(|record| after.is_none_or(|after| record.key.as_str() > after));
         let mut found: Vec<Record> = behind.take(limit).cloned().collect();
@@ -115,12 +110,12 @@ impl UserStore for Users {
     }
 
     async fn counters(&self, _after: Option<CounterPosition>, _limit: usize) -> Result<Vec<CounterUse>, PluginError> {
-        self.call("user_store.counters").await?;
+        self.plan.call("user_store.counters").await?;
         Ok(Vec::new())
     }
 
     async fn health(&self) -> Result<(), PluginError> {
-        self.call("user_store.health").await.map(|_| ())
+        self.plan.call("user_store.health").await.map(|_| ())
     }
 }
 
@@ -148,7 +143,7 @@ impl States {
 #[async_trait]
 impl StateStore for States {
     async fn put_new(&self, key: &str, value: &[u8], _lifetime: Duration) -> Result<bool, PluginError> {
-        self.plan.call("state_store.put_new").await;
+        self.plan.call("state_store.put_new").await?;
         let mut values = self.values();
         let new = !values.contains_key(key);
         if new {
@@ -158,14 +153,14 @@ impl StateStore for States {
     }
 
     async fn get(&self, key: &str) -> Result<Option<Vec<u8>>, PluginError> {
-        if self.plan.call("state_store.get").await {
+        if self.plan.call("state_store.get").await? {
             return Ok(Some(vec![0; 32 * 1024 + 1]));
         }
         Ok(self.values().get(key).cloned())
     }
 
     async fn update(&self, key: &str, expected: &[u8], value: &[u8], _lifetime: Duration) -> Result<bool, PluginError> {
-        self.plan.call("state_store.update").await;
+        self.plan.call("state_store.update").await?;
         let mut values = self.values();
         let same = values.get(key).is_some_and(|found| found == expected);
         if same {
@@ -175,12 +170,12 @@ impl StateStore for States {
     }
 
     async fn take(&self, key: &str) -> Result<Option<Vec<u8>>, PluginError> {
-        self.plan.call("state_store.take").await;
+        self.plan.call("state_store.take").await?;
         Ok(self.values().remove(key))
     }
 
     async fn health(&self) -> Result<(), PluginError> {
-        self.plan.call("state_store.health").await;
+        self.plan.call("state_store.health").await?;
         Ok(())
     }
 }

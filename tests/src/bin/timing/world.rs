@@ -16,7 +16,7 @@ use claviger_daemon::{
         model::{NewUser, Service},
     },
     pki::{self, Earlier, Request, Subject},
-    plugin_host::{HostServices, PluginConfig, PluginHost},
+    plugin_host::{HostServices, PluginHost},
     suites::Suites,
 };
 use claviger_plugin_api::UserStore;
@@ -62,8 +62,8 @@ impl World {
     pub(crate) async fn new(directory: &Path, plugins: &Path) -> Result<Self, String> {
         let config = configure(directory, plugins)?;
         let section = config.management.ok_or("no management role")?;
-        let loaded: Vec<_> = config.plugins.iter().map(plugin_config).collect();
-        let host = PluginHost::load(&loaded, HostServices::default()).await.map_err(|error| error.to_string())?;
+        let host =
+            PluginHost::load(&config.plugins, HostServices::default()).await.map_err(|error| error.to_string())?;
         let suites = Suites::new(&section.suites, |id| host.suite(id)).map_err(|error| error.to_string())?;
         let store = host.user_store(&section.store).ok_or("the plugin has no user store")?;
         let (realm, service): (Realm, ServiceId) = (config.realm.parse()?, "shop.example".parse()?);
@@ -88,7 +88,7 @@ impl World {
     /// A management role on the realm's store. Must be called inside a tokio runtime.
     pub(crate) async fn management(&self) -> Result<Arc<Management>, String> {
         let (suites, store) = (self.suites.clone(), self.store.clone());
-        let started = Management::start(self.realm.clone(), &self.section, suites, store, clock::system());
+        let started = Management::start(self.realm.clone(), &self.section, suites, store, None, clock::system());
         started.await.map_err(|error| error.to_string())
     }
 
@@ -220,17 +220,6 @@ per_service_per_second = 1000000
     let file = directory.join("clavigerd.toml");
     fs::write(&file, text).map_err(|error| failed(&error))?;
     config::load_with(&file, []).map_err(|error| error.render(false))
-}
-
-fn plugin_config(plugin: &config::PluginConfig) -> PluginConfig {
-    PluginConfig {
-        name: plugin.name.clone(),
-        path: plugin.path.clone(),
-        sha256: plugin.sha256,
-        required: plugin.required,
-        deadline: plugin.deadline,
-        configuration: plugin.config.clone(),
-    }
 }
 
 /// Known users have even numbers, unknown ones the odd numbers between them:
