@@ -6,6 +6,7 @@
 mod admin;
 mod faults;
 mod hostile_service;
+mod hsm;
 mod independent_terminal;
 mod invariants;
 mod keyring;
