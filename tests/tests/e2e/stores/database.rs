@@ -3,13 +3,13 @@
 
 use std::{fs, path::Path, process::Command, sync::Arc};
 
-use claviger_servers::Postgres;
+use claviger_servers::{Postgres, Redis};
 use claviger_testkit::{Deployment, Layout, Terminal, run};
 use data_encoding::HEXLOWER;
 
 use super::{
     life::{sign_on, user},
-    postgres,
+    postgres, redis,
 };
 use crate::{
     independent_terminal::PythonTerminal,
@@ -17,112 +17,140 @@ use crate::{
     support::start_on,
 };
 
-/// SQL on a deployment's database, for the statements that all of them understand.
+/// A database as somebody sees it who has all rights in it, and no key.
 trait Database {
-    /// The tables' names begin with this.
-    fn prefix(&self) -> &'static str;
-    /// A text as a key of the database.
-    fn key(&self, text: &str) -> String;
-    /// Runs statements; what the last one gave.
-    fn sql(&self, sql: &str) -> String;
-    /// Each place in which a secret could lie, named, with all of its bytes.
-    fn places(&self) -> Vec<(String, Vec<u8>)>;
-
     /// The bytes of a user's record, in hex.
-    fn record(&self, id: &str) -> String {
-        let (prefix, key) = (self.prefix(), self.key(&format!("user/{id}")));
-        self.sql(&format!("SELECT {} FROM {prefix}records WHERE key = {key}", self.hex("value"))).to_lowercase()
-    }
-
+    fn record(&self, id: &str) -> String;
     /// Puts other bytes in the place of a user's record.
-    fn replace(&self, id: &str, record: &str) {
-        let (prefix, key, value) = (self.prefix(), self.key(&format!("user/{id}")), self.bytes(record));
-        self.sql(&format!("UPDATE {prefix}records SET value = {value}, version = version + 1 WHERE key = {key}"));
-        assert_eq!(self.record(id), record);
-    }
-
-    fn hex(&self, column: &str) -> String;
-    fn bytes(&self, hex: &str) -> String;
+    fn replace(&self, id: &str, record: &str);
+    /// Removes all counters.
+    fn forget_counters(&self);
+    /// Each place in which a secret could lie, named, with all of its bytes: a dump first, in hex where
+    /// that is how it shows them, and then the files.
+    fn places(&self) -> Vec<(String, Vec<u8>)>;
 }
 
-struct OnPostgres<'a> {
-    server: &'a Postgres,
-    database: String,
+struct OnPostgres<'a>(&'a Postgres, String);
+
+impl OnPostgres<'_> {
+    fn sql(&self, sql: &str) -> String {
+        self.0.sql(&self.1, sql)
+    }
 }
 
 impl Database for OnPostgres<'_> {
-    fn prefix(&self) -> &'static str {
-        "claviger_"
+    fn record(&self, id: &str) -> String {
+        self.sql(&format!("SELECT encode(value, 'hex') FROM claviger_records WHERE key = 'user/{id}'::bytea"))
     }
 
-    fn key(&self, text: &str) -> String {
-        self.bytes(&HEXLOWER.encode(text.as_bytes()))
+    fn replace(&self, id: &str, record: &str) {
+        let value = format!("value = '\\x{record}'::bytea, version = version + 1");
+        self.sql(&format!("UPDATE claviger_records SET {value} WHERE key = 'user/{id}'::bytea"));
     }
 
-    fn sql(&self, sql: &str) -> String {
-        self.server.sql(&self.database, sql)
+    fn forget_counters(&self) {
+        self.sql("DELETE FROM claviger_counters");
     }
 
     /// The dump, and the files with what was overwritten, and the write-ahead log.
     fn places(&self) -> Vec<(String, Vec<u8>)> {
         self.sql("CHECKPOINT");
-        let mut places = vec![("dump".to_owned(), self.server.dump(&self.database).into_bytes())];
+        let mut places = vec![("dump".to_owned(), self.0.dump(&self.1).into_bytes())];
         let oid = self.sql("SELECT oid FROM pg_database WHERE datname = current_database()");
         for directory in [format!("base/{oid}"), "pg_wal".to_owned()] {
-            let entries = fs::read_dir(self.server.directory().join("data").join(directory)).unwrap();
-            for path in entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_file()) {
-                places.push((path.display().to_string(), fs::read(&path).unwrap()));
-            }
+            places.extend(files(&self.0.directory().join("data").join(directory)));
         }
         places
-    }
-
-    fn hex(&self, column: &str) -> String {
-        format!("encode({column}, 'hex')")
-    }
-
-    fn bytes(&self, hex: &str) -> String {
-        format!("'\\x{hex}'::bytea")
     }
 }
 
 struct OnSqlite<'a>(&'a Path);
 
-impl Database for OnSqlite<'_> {
-    fn prefix(&self) -> &'static str {
-        ""
-    }
-
-    fn key(&self, text: &str) -> String {
-        format!("'{text}'")
-    }
-
+impl OnSqlite<'_> {
     fn sql(&self, sql: &str) -> String {
         let script = "import sqlite3, sys\n\
             db = sqlite3.connect(sys.argv[1], timeout=10)\n\
             for row in db.execute(sys.argv[2]): print(*row)\n\
             db.commit()\n";
         let said = run(Command::new("/usr/bin/python3").args(["-c", script]).arg(self.0).arg(sql)).unwrap();
-        said.trim().to_owned()
+        said.trim().to_lowercase()
+    }
+}
+
+impl Database for OnSqlite<'_> {
+    fn record(&self, id: &str) -> String {
+        self.sql(&format!("SELECT hex(value) FROM records WHERE key = 'user/{id}'"))
+    }
+
+    fn replace(&self, id: &str, record: &str) {
+        let value = format!("value = x'{record}', version = version + 1");
+        self.sql(&format!("UPDATE records SET {value} WHERE key = 'user/{id}'"));
+    }
+
+    fn forget_counters(&self) {
+        self.sql("DELETE FROM counters");
     }
 
     fn places(&self) -> Vec<(String, Vec<u8>)> {
         let mut places = vec![("dump".to_owned(), self.sql("SELECT hex(value) FROM records").into_bytes())];
-        for suffix in ["", "-wal", "-shm"] {
-            let file = format!("{}{suffix}", self.0.display());
-            places.push((file.clone(), fs::read(&file).unwrap()));
-        }
+        let database = self.0.display().to_string();
+        places.extend(files(self.0.parent().unwrap()).into_iter().filter(|(name, _)| name.starts_with(&database)));
         places
     }
+}
 
-    fn hex(&self, column: &str) -> String {
-        format!("hex({column})")
+struct OnRedis<'a>(&'a Redis);
+
+impl OnRedis<'_> {
+    /// Names with that in them.
+    fn names(&self, part: &str) -> Vec<String> {
+        let all = self.0.cli(&["KEYS", "*"]);
+        all.lines().filter(|name| name.contains(part)).map(str::to_owned).collect()
     }
 
-    fn bytes(&self, hex: &str) -> String {
-        format!("x'{hex}'")
+    fn name(&self, id: &str) -> String {
+        let mut names = self.names(&format!("record:user/{id}"));
+        assert_eq!(names.len(), 1, "{names:?}");
+        names.remove(0)
     }
 }
+
+impl Database for OnRedis<'_> {
+    fn record(&self, id: &str) -> String {
+        self.0.cli(&["EVAL", &format!("return ({HEX})(redis.call('GET', KEYS[1]))"), "1", &self.name(id)])
+    }
+
+    fn replace(&self, id: &str, record: &str) {
+        let bytes = "ARGV[1]:gsub('..', function(digits) return string.char(tonumber(digits, 16)) end)";
+        let set = format!("local bytes = {bytes}; return redis.call('SET', KEYS[1], bytes)");
+        self.0.cli(&["EVAL", &set, "1", &self.name(id), record]);
+    }
+
+    fn forget_counters(&self) {
+        for name in self.names("counters:") {
+            self.0.cli(&["DEL", &name]);
+        }
+    }
+
+    fn places(&self) -> Vec<(String, Vec<u8>)> {
+        let dump = format!(
+            "local hex, all = {HEX}, {{}}\n\
+             for _, name in ipairs(redis.call('KEYS', '*')) do\n\
+               local kind = redis.call('TYPE', name).ok\n\
+               local values = kind == 'zset' and redis.call('ZRANGE', name, 0, -1) or {{redis.call('GET', name)}}\n\
+               for _, value in ipairs(values) do all[#all + 1] = hex(value) end\n\
+             end\n\
+             return table.concat(all, ' ')"
+        );
+        let mut places = vec![("dump".to_owned(), self.0.cli(&["EVAL", &dump, "0"]).into_bytes())];
+        places.extend(files(&self.0.directory().join("appendonlydir")));
+        places
+    }
+}
+
+/// Lua: bytes as hex digits.
+const HEX: &str =
+    "function(bytes) return (bytes:gsub('.', function(byte) return string.format('%02x', byte:byte()) end)) end";
 
 #[test]
 fn of_sqlite_gives_nothing_away() {
@@ -136,7 +164,14 @@ fn of_postgres_gives_nothing_away() {
     let server = Arc::new(Postgres::start(""));
     let (database, storage) = postgres(&server);
     let running = start_on(Layout::AllInOne, Some(storage));
-    gives_nothing_away(&running.deployment, &OnPostgres { server: &server, database });
+    gives_nothing_away(&running.deployment, &OnPostgres(&server, database));
+}
+
+#[test]
+fn of_redis_gives_nothing_away() {
+    let server = Arc::new(Redis::start(""));
+    let running = start_on(Layout::AllInOne, Some(redis(&server)));
+    gives_nothing_away(&running.deployment, &OnRedis(&server));
 }
 
 fn gives_nothing_away(deployment: &Deployment, database: &dyn Database) {
@@ -213,6 +248,12 @@ fn older_rows_count(deployment: &Deployment, database: &dyn Database, alice: &Te
     raw.sign_on(&["--save-envelope", &envelope]).unwrap();
     let replay = || raw.sign_on(&["--send-envelope", &envelope]).unwrap()["http"].clone();
     assert_eq!(replay(), 401);
-    database.sql(&format!("DELETE FROM {}counters", database.prefix()));
+    database.forget_counters();
     assert_eq!(replay(), 200);
+}
+
+/// The files in a directory.
+fn files(directory: &Path) -> Vec<(String, Vec<u8>)> {
+    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    entries.filter(|path| path.is_file()).map(|path| (path.display().to_string(), fs::read(path).unwrap())).collect()
 }

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use claviger_servers::Postgres;
+use claviger_servers::{Postgres, Redis, RedisCluster};
 use claviger_testkit::{Deployment, Layout, SERVICE, Storage, Terminal};
 use serde_json::Value;
 
-use super::postgres as on_postgres;
 use crate::{independent_terminal::PythonTerminal, support::start_on};
 
 #[test]
@@ -17,7 +16,19 @@ fn sqlite() {
 #[test]
 fn postgres() {
     let server = Arc::new(Postgres::start(""));
-    live(|| Some(on_postgres(&server).1));
+    live(|| Some(super::postgres(&server).1));
+}
+
+#[test]
+fn redis() {
+    let server = Arc::new(Redis::start(""));
+    live(|| Some(super::redis(&server)));
+}
+
+#[test]
+fn redis_cluster() {
+    let cluster = Arc::new(RedisCluster::start());
+    live(|| Some(super::redis_cluster(&cluster)));
 }
 
 /// In both layouts, each on an empty store.

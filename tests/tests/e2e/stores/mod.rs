@@ -8,7 +8,7 @@ mod several;
 
 use std::{fs, os::unix::fs::PermissionsExt, sync::Arc};
 
-use claviger_servers::{POSTGRES_PASSWORD, Postgres};
+use claviger_servers::{POSTGRES_PASSWORD, Postgres, Redis, RedisCluster};
 use claviger_testkit::Storage;
 
 /// A new, empty database on a server: its name, and how a daemon uses it.
@@ -22,7 +22,23 @@ fn postgres(server: &Arc<Postgres>) -> (String, Storage) {
         server.port(),
         password.display()
     );
-    let plugins = vec![("store-postgres".to_owned(), config)];
-    let storage = Storage { plugins, store: "store-postgres".into(), custody: None, server: server.clone() };
-    (database, storage)
+    (database, storage("store-postgres", config, server))
+}
+
+/// A new, empty part of a server.
+fn redis(server: &Arc<Redis>) -> Storage {
+    storage("store-redis", format!("url = \"{}\"\nprefix = \"{}\"", server.url(), server.prefix()), server)
+}
+
+/// A new, empty part of a Cluster.
+fn redis_cluster(cluster: &Arc<RedisCluster>) -> Storage {
+    let urls: Vec<_> = cluster.urls().iter().map(|url| format!("\"{url}\"")).collect();
+    let config = format!("cluster = [{}]\nprefix = \"{}\"", urls.join(", "), cluster.nodes[0].prefix());
+    storage("store-redis", config, cluster)
+}
+
+/// One plugin keeps all.
+fn storage(plugin: &str, config: String, server: &Arc<impl Send + Sync + 'static>) -> Storage {
+    let plugins = vec![(plugin.to_owned(), config)];
+    Storage { plugins, store: plugin.into(), custody: None, server: server.clone() }
 }

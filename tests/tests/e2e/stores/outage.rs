@@ -7,13 +7,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use claviger_servers::{Postgres, freeze, thaw};
+use claviger_servers::{Postgres, Redis, freeze, thaw};
 use claviger_testkit::{Deployment, Layout};
 
 use super::{
     life::{sign_on, user},
     load::Load,
-    postgres,
+    postgres, redis,
 };
 use crate::{
     independent_terminal::PythonTerminal,
@@ -29,6 +29,15 @@ fn of_postgres() {
     let running = start_on(Layout::Split, Some(postgres(&server).1));
     let killed: Outage<'_> = ("killed", &|| server.kill(), &|| server.restart());
     let frozen: Outage<'_> = ("frozen", &|| freeze(server.process_id()), &|| thaw(server.process_id()));
+    survive(&running, &[killed, frozen]);
+}
+
+#[test]
+fn of_redis() {
+    let server = Arc::new(Redis::start(""));
+    let running = start_on(Layout::Split, Some(redis(&server)));
+    let killed: Outage<'_> = ("killed", &|| server.kill(), &|| server.restart());
+    let frozen: Outage<'_> = ("frozen", &|| server.stop(), &|| server.go_on());
     survive(&running, &[killed, frozen]);
 }
 

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use claviger_servers::Postgres;
+use claviger_servers::{Postgres, Redis};
 use claviger_testkit::{Deployment, Layout, Options, SERVICE, Storage, Terminal, Upstream};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use super::{
     life::{sign_on, user},
     load::Load,
-    postgres,
+    postgres, redis,
 };
 use crate::{
     independent_terminal::PythonTerminal,
@@ -43,14 +43,22 @@ impl Two {
 
 #[test]
 fn two_daemons_on_postgres_are_one_management_server() {
-    let server = Arc::new(Postgres::start(""));
-    are_one(postgres(&server).1);
+    are_one(postgres(&Arc::new(Postgres::start(""))).1);
 }
 
 #[test]
 fn kills_of_either_daemon_on_postgres_lose_nothing_and_refuse_nobody() {
-    let server = Arc::new(Postgres::start(""));
-    kills_lose_nothing(postgres(&server).1);
+    kills_lose_nothing(postgres(&Arc::new(Postgres::start(""))).1);
+}
+
+#[test]
+fn two_daemons_on_redis_are_one_management_server() {
+    are_one(redis(&Arc::new(Redis::start(""))));
+}
+
+#[test]
+fn kills_of_either_daemon_on_redis_lose_nothing_and_refuse_nobody() {
+    kills_lose_nothing(redis(&Arc::new(Redis::start(""))));
 }
 
 /// Daemons with both roles behind one name: what happens at one holds at the other.
