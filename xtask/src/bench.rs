@@ -93,11 +93,13 @@ fn start(which: &str, options: &str, temporary: Option<&PathBuf>, debug: bool) -
     packages::ensure(BUILD)?;
     packages::ensure(SERVERS)?;
     let directory = target_directory().join(if debug { "debug" } else { "release" });
-    // First what is installed on a machine, by the workspace's default members.
-    let own = ["build", "-p", "claviger-tests", "--bin", "bench"];
-    for build in [&["build"][..], &own] {
-        cargo::run(&if debug { build.to_vec() } else { [build, &["--release"]].concat() })?;
+    // In one go: apart, what they have in common would be built twice. Without `--lib` the plugins would be left out.
+    let mut build = vec!["build", "--lib", "--bin", "bench", "--bin", "clavigerd"];
+    if !debug {
+        build.push("--release");
     }
+    build.extend(BUILT.iter().flat_map(|package| ["-p", package]));
+    cargo::run(&build)?;
     // It ends its servers and removes its directories when it is interrupted; nothing to do here but wait.
     ctrlc::set_handler(|| {}).map_err(|error| error.to_string())?;
     let mut command = Command::new(directory.join("bench"));
@@ -108,3 +110,13 @@ fn start(which: &str, options: &str, temporary: Option<&PathBuf>, debug: bool) -
     let status = command.status().map_err(|error| format!("bench: {error}"))?;
     if status.success() { Ok(()) } else { Err(format!("the benchmark did not come to its end ({status})")) }
 }
+
+/// What is measured, and what measures it.
+const BUILT: [&str; 6] = [
+    "claviger-tests",
+    "claviger-daemon",
+    "claviger-cipher-aws-lc",
+    "claviger-store-sqlite",
+    "claviger-store-postgres",
+    "claviger-store-redis",
+];

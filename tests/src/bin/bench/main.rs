@@ -15,7 +15,6 @@ use std::{
     process::ExitCode,
 };
 
-use claviger_testkit::Binaries;
 use serde::de::DeserializeOwned;
 
 /// Arguments: which benchmark, the directory of the programs and plugins, and its options as JSON.
@@ -35,9 +34,8 @@ fn main() -> ExitCode {
 }
 
 fn run(which: &str, directory: &Path, options: &str) -> Result<(), String> {
-    let binaries = Binaries::in_directory(directory)?;
     match which {
-        "stores" => stores::run(&binaries, &parse(options)?),
+        "stores" => stores::run(directory, &parse(options)?),
         other => Err(format!("there is no benchmark {other}")),
     }
 }

@@ -38,7 +38,8 @@ impl Store {
         }
     }
 
-    fn plugin(self) -> &'static str {
+    /// The plugin's folder.
+    pub(crate) fn plugin(self) -> &'static str {
         match self {
             Self::Sqlite => "store-sqlite",
             Self::Postgres => "store-postgres",

@@ -5,7 +5,11 @@
 //! machine does falls on all of them; ratios are made within a round, and
 //! their median counts.
 
-use std::{path::PathBuf, thread, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use claviger_testkit::Binaries;
@@ -86,14 +90,18 @@ struct Comparison {
     met: Option<bool>,
 }
 
-pub(crate) fn run(binaries: &Binaries, options: &Options) -> Result<(), String> {
+/// `directory` holds programs and plugins.
+pub(crate) fn run(directory: &Path, options: &Options) -> Result<(), String> {
+    let plugins = options.stores.iter().map(|store| store.plugin());
+    let plugins: Vec<_> = plugins.chain([Store::Sqlite.plugin()]).collect();
+    let binaries = Binaries::for_management(directory, &plugins)?;
     let machine = Machine::look(&std::env::temp_dir())?;
     machine.print();
     let settings: Vec<_> = options.stores.iter().map(|store| (*store, store.settings())).collect();
     for (store, settings) in &settings {
         println!("{}: {}", store.name(), settings.replace('\n', ", "));
     }
-    let (mut sites, filled) = open(binaries, options)?;
+    let (mut sites, filled) = open(&binaries, options)?;
     let mut measurements = Vec::new();
     for round in 0..options.rounds {
         // There and back, so that none is always the one after the slowest.
