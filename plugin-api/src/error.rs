@@ -41,11 +41,13 @@ pub enum CipherError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PluginError {
-    /// Away, or too slow. The host answers *unavailable* (503).
+    /// Away, or too slow; a write that is answered so may have happened. The
+    /// host answers *unavailable* (503); what only reads it may try again
+    /// within its deadline.
     #[error("unavailable: {0}")]
     Unavailable(String),
-    /// A queue or pool is full, and nothing was done. The host may try again
-    /// within its deadline, and answers as for `Unavailable`.
+    /// A queue or pool is full, and surely nothing was done. The host may try
+    /// again within its deadline, writes too, and answers as for `Unavailable`.
     #[error("busy")]
     Busy,
     /// There is no room for what was to be stored (a module's last object, a

@@ -188,6 +188,8 @@ pub trait UserStore: Send + Sync + 'static {
     /// `consume`s the rows in this order keeps each as long as this one.
     async fn counters(&self, after: Option<CounterPosition>, limit: usize) -> Result<Vec<CounterUse>, PluginError>;
 
-    /// A cheap proof that the store answers (a read of its own schema, say).
+    /// A cheap proof that the store can work: that it answers (a read of its
+    /// own schema, say) and that it takes writes. The host lets calls through
+    /// again on the word of it.
     async fn health(&self) -> Result<(), PluginError>;
 }

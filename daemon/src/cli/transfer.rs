@@ -20,8 +20,8 @@ use super::{
 use crate::{
     admin::ClientError,
     clock,
-    config::types::{Config, ManagementConfig},
-    management::sealing::KeyEncryptionKey,
+    config::types::{Config, KekSource, ManagementConfig},
+    management::kek::Recipients,
     transfer::{
         Error, Progress,
         backup::{self, Backup, Contents},
@@ -76,13 +76,13 @@ pub(super) fn store(command: &StoreCommand, common: &Common, output: &Output) ->
 pub(super) fn backup(file: &Path, store: Option<&str>, common: &Common, output: &Output) -> Result<(), Failure> {
     let config = load(common)?;
     let management = management(&config)?;
-    let keys = keys(management)?;
     let (started, meter) = (Instant::now(), Meter::new(output));
     let contents = block_on(async {
+        let keks = recipients(&config, management).await?;
         let (_host, [store]) = stores::open(&config, [store.unwrap_or(&management.store)]).await?;
         let made_ms = clock::millis((clock::system())());
         let listener = |progress| meter.show(progress);
-        let made = Box::pin(backup::backup(&store, &config.realm, &keys, file, made_ms, &listener)).await;
+        let made = Box::pin(backup::backup(&store, &config.realm, &keks, file, made_ms, &listener)).await;
         meter.clear();
         Ok(made?)
     })?;
@@ -91,9 +91,9 @@ pub(super) fn backup(file: &Path, store: Option<&str>, common: &Common, output: 
 
 pub(super) fn verify(file: &Path, common: &Common, output: &Output) -> Result<(), Failure> {
     let config = load(common)?;
-    let keys = keys(management(&config)?)?;
+    let keks = block_on(recipients(&config, management(&config)?))?;
     let (started, meter) = (Instant::now(), Meter::new(output));
-    let opened = Backup::open(file, &config.realm, &keys, true, &|progress| meter.show(progress));
+    let opened = Backup::open(file, &config.realm, &keks, true, &|progress| meter.show(progress));
     meter.clear();
     describe("whole", file, opened?.contents(), started, output)
 }
@@ -107,16 +107,16 @@ pub(super) fn restore(
 ) -> Result<(), Failure> {
     let config = load(common)?;
     let management = management(&config)?;
-    let keys = keys(management)?;
     let (started, meter) = (Instant::now(), Meter::new(output));
     let name = store.unwrap_or(&management.store);
     let (contents, report) = block_on(async {
         if !how.dry_run {
             refuse_running(common, "a daemon and a restore do not share a store").await?;
         }
+        let keks = recipients(&config, management).await?;
         let listener = |progress| meter.show(progress);
         let opened =
-            Backup::open(file, &config.realm, &keys, how.keep_keys, &listener).inspect_err(|_| meter.clear())?;
+            Backup::open(file, &config.realm, &keks, how.keep_keys, &listener).inspect_err(|_| meter.clear())?;
         let (_host, [store]) = stores::open(&config, [name]).await?;
         let options = Options {
             dry_run: how.dry_run,
@@ -168,8 +168,22 @@ fn management(config: &Config) -> Result<&ManagementConfig, Failure> {
     })
 }
 
-fn keys(management: &ManagementConfig) -> Result<KeyEncryptionKey, Failure> {
-    KeyEncryptionKey::read(&management.key_encryption_key).map_err(Failure::failed)
+/// The key-encryption keys of the configuration, and the plugins that derive
+/// some of them.
+async fn recipients(config: &Config, management: &ManagementConfig) -> Result<Recipients, Failure> {
+    let modules = management.key_encryption_keys.iter().filter_map(|source| match source {
+        KekSource::Custody(plugin) => Some(plugin.as_str()),
+        KekSource::File(_) | KekSource::Credential(_) => None,
+    });
+    let host = stores::load(config, modules).await?;
+    let recipients =
+        Recipients::open(&management.key_encryption_keys, &config.realm, |plugin| host.custody(plugin)).await;
+    for recipient in recipients.all() {
+        if let Err(error) = &recipient.kek {
+            eprintln!("warning: {}: {error}", recipient.source);
+        }
+    }
+    Ok(recipients)
 }
 
 /// Runs a command's work on this thread. Plugins have threads of their own,

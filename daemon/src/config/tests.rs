@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf, time::Duration};
 
-use super::*;
+use super::{types::PluginConfig, *};
 
 #[test]
 fn every_wrong_configuration_is_reported_at_its_place() {
@@ -111,6 +111,20 @@ fn every_wrong_configuration_is_reported_at_its_place() {
             "`plugin[0].deadline` is out of range",
             "from 1ms to 1m",
         ),
+        (
+            "path = \"c.so\"",
+            "path = \"c.so\"\nmax_in_flight = 0",
+            "10:17",
+            "`plugin[0].max_in_flight` is out of range",
+            "from 1 to 65536",
+        ),
+        (
+            "path = \"c.so\"",
+            "path = \"c.so\"\nretries = 6",
+            "10:11",
+            "`plugin[0].retries` is out of range",
+            "from 0 to 5",
+        ),
         ("path = \"c.so\"", "path = \"c.so\"\nconfig = 3", "10:10", "`plugin[0].config` is a whole number", "a table"),
         ("name = \"store\"", "name = \"cipher\"", "12:8", "two plugins are named `cipher`", ""),
         ("store = \"store\"", "store = \"stoer\"", "19:9", "there is no plugin `stoer`", "did you mean `store`?"),
@@ -126,6 +140,22 @@ fn every_wrong_configuration_is_reported_at_its_place() {
         ("#more", "kems = [0]\nenrolment_kem_floor = 1", "21:23", "no enabled key exchange reaches", "enable another"),
         ("#more", "max_session = \"90500ms\"", "20:15", "`management.max_session` is not of whole seconds", ""),
         ("#more", "clock_window = \"0s\"", "20:16", "`management.clock_window` is out of range", "from 1s to 1h"),
+        (
+            "\"kek.key\"",
+            "\"kek.key\", \"credential:a/b\"",
+            "21:35",
+            "`management.key_encryption_keys[1]` is \"credential:a/b\"",
+            "the name of a credential",
+        ),
+        ("\"kek.key\"", "\"custody:stoer\"", "21:23", "there is no plugin `stoer`", "did you mean `store`?"),
+        ("[\"kek.key\"]", "[]", "21:23", "`management.key_encryption_keys` is empty", "at least one"),
+        (
+            "key_encryption_keys = [",
+            "key_encryption_key = [",
+            "21:1",
+            "unknown key `key_encryption_key`",
+            "did you mean",
+        ),
         ("#more", "kek = 1", "20:1", "unknown key `kek` in [management]", "known here"),
         (
             "[management.limits]\n",
@@ -226,7 +256,10 @@ fn what_is_right_has_its_values_and_defaults() {
     assert_eq!(config.admin.socket, PathBuf::from("/run/claviger/admin.sock"));
     assert_eq!(config.drain.grace, Duration::from_secs(20));
     assert_eq!(config.plugins[0].path, directory.path().join("c.so"));
-    assert_eq!(config.plugins[0].deadline, Duration::from_secs(2));
+    let cipher = &config.plugins[0];
+    assert_eq!(cipher, &PluginConfig::new("cipher", directory.path().join("c.so")), "all defaults");
+    assert_eq!((cipher.deadline, cipher.max_in_flight), (Duration::from_secs(2), 256));
+    assert_eq!((cipher.retries, cipher.breaker_failures), (2, 5));
     assert_eq!(config.plugins[1].configuration, serde_json::json!({ "path": "/users.db", "n": [1, 2.5, true] }));
     let management = config.management.expect("management");
     assert_eq!((&management.suites[..], &management.kems[..]), (&[1, 2, 3][..], &[0, 1, 2][..]));
@@ -253,13 +286,14 @@ fn the_files_of_a_directory_are_merged_and_the_environment_wins() {
         ("CLAVIGER__SERVICE__UPSTREAM_HTTP2", "true"),
         ("CLAVIGER__MANAGEMENT__KEMS", "1, 2"),
         ("CLAVIGER__PLUGIN__2__DEADLINE", "1s"),
+        ("CLAVIGER__PLUGIN__2__BREAKER_FAILURES", "0"),
         ("CLAVIGER_ADMIN_SOCKET", "/not/ours"),
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()));
     let config = load_with(directory.path(), variables).expect("right");
     let names: Vec<_> = config.plugins.iter().map(|p| p.name.as_str()).collect();
     assert_eq!(names, ["cipher", "store", "issuer"]);
-    assert_eq!(config.plugins[2].deadline, Duration::from_secs(1));
+    assert_eq!((config.plugins[2].deadline, config.plugins[2].breaker_failures), (Duration::from_secs(1), 0));
     let service = config.service.expect("service");
     assert_eq!((service.id.as_str(), service.pending, service.upstream_http2), ("other", Duration::from_secs(7), true));
     assert_eq!(config.management.expect("management").kems, [1, 2]);
@@ -431,7 +465,7 @@ n = [1, 2.5, true]
 [management]
 store = "store"
 #more
-key_encryption_key = "kek.key"
+key_encryption_keys = ["kek.key"]
 
 [management.terminals]
 listen = "0.0.0.0:8443"

@@ -20,10 +20,10 @@ use super::{
     StartError,
     batch::Batcher,
     failure::Arrival,
+    keyring::Keyring,
     realm_keys::RealmKeys,
     record::{CredentialRecord, Keys, PendingKeys, SealedKeys, Stored, UserRecord, credential_key, user_key},
     repository::{ChangeError, Repository, decode},
-    sealing::KeyEncryptionKey,
     unique_keys::{MacError, UniqueKeys},
 };
 use crate::{
@@ -42,7 +42,7 @@ pub struct Parts {
     /// The user store.
     pub repository: Repository,
     /// Opens the keys in records.
-    pub kek: Arc<KeyEncryptionKey>,
+    pub kek: Arc<Keyring>,
     /// Where the unique keys are.
     pub unique_keys: Arc<UniqueKeys>,
     /// Opens handles and private user ids.
@@ -61,7 +61,7 @@ pub struct Gate {
     /// Stands in for users that are not known: a record like any other, so
     /// that the work is the same.
     dummy: UserRecord,
-    dummy_bytes: Vec<u8>,
+    dummy_record: Record,
     started_ms: u64,
 }
 
@@ -113,8 +113,8 @@ impl Gate {
         // that was made before this start is let through (protocol, section
         // 14). The note tells the terminal the time, and it tries again.
         let started_ms = clock::millis((parts.clock)());
-        let dummy_bytes = dummy.to_bytes();
-        Ok(Self { parts, reads, counters, dummy, dummy_bytes, started_ms })
+        let dummy_record = Record { key: user_key(&dummy.id), version: 0, value: dummy.to_bytes(), terms: Vec::new() };
+        Ok(Self { parts, reads, counters, dummy, dummy_record, started_ms })
     }
 
     /// The policy for steps 2 and 3.
@@ -144,7 +144,7 @@ impl Gate {
 
     /// Seals the keys of a credential for its record.
     pub fn seal(&self, keys: &Keys, user: &str, epoch: u32) -> Result<SealedKeys, Code> {
-        keys.seal(&self.parts.kek, self.parts.realm.as_str(), user, epoch).map_err(|_| Code::Unavailable)
+        keys.seal(&*self.parts.kek, self.parts.realm.as_str(), user, epoch).map_err(|_| Code::Unavailable)
     }
 
     /// Steps 6 to 10. What does not authenticate is answered at a time that
@@ -238,14 +238,17 @@ impl Gate {
     /// known, has no credential or not that epoch, the same work is done with
     /// the dummy, and it is not `known`.
     pub(super) fn resolve(&self, record: Option<&Record>, epoch: u32) -> Result<Resolved, Code> {
-        let (bytes, key, version) =
-            record.map_or((&self.dummy_bytes, "dummy", 0), |record| (&record.value, &record.key, record.version));
-        let user = decode::<UserRecord>(bytes, key, version).map_err(|error| away("read", &error))?.value;
+        let Record { key, version, value, .. } = record.unwrap_or(&self.dummy_record);
+        let user = decode::<UserRecord>(value, key, *version).map_err(|error| away("read", &error))?.value;
+        if *key != user_key(&user.id) {
+            tracing::error!(target: "audit", event = "record_tampered", user = key.strip_prefix("user/"), "the record of another user stands in the place of this one's");
+            return Err(Code::Unavailable);
+        }
         let dummy = self.dummy.credential.as_ref().ok_or(Code::Unavailable)?;
         let own = user.credential.as_ref().filter(|credential| credential.has_epoch(epoch));
         let (owner, credential) = own.map_or((&self.dummy.id, dummy), |own| (&user.id, own));
         let keys = Keys::open(&self.parts.kek, self.parts.realm.as_str(), owner, credential, epoch).map_err(|_| {
-            tracing::error!(target: "audit", event = "record_tampered", user = owner, "the keys of a user's record do not open: wrong key-encryption key, or the record was exchanged");
+            tracing::error!(target: "audit", event = "record_tampered", user = owner, "the keys of a user's record do not open: the record was exchanged or damaged, or its data key was dropped");
             Code::Unavailable
         })?;
         let known = own.is_some() && record.is_some();
@@ -269,7 +272,7 @@ impl Gate {
             }
             // Promoted by another use of the same keys: nothing to do. Any
             // other keys of that epoch are not those of this envelope.
-            let current = promoted || (credential.epoch == used.epoch && credential.keys == used.keys);
+            let current = promoted || (credential.epoch == used.epoch && credential.keys.are(&used.keys));
             if current { Ok(promoted) } else { Err(()) }
         });
         match changed.await {
@@ -339,7 +342,7 @@ async fn dummy(parts: &Parts) -> Result<UserRecord, StartError> {
         management: Secret32::new(parts.suites.random_array()?),
     };
     let id = "nobody at all".to_owned(); // user ids have no white space
-    let sealed = keys.seal(&parts.kek, parts.realm.as_str(), &id, 0).map_err(|_| SuiteError::Failed)?;
+    let sealed = keys.seal(parts.kek.ephemeral(), parts.realm.as_str(), &id, 0).map_err(|_| SuiteError::Failed)?;
     let credential = CredentialRecord {
         id: parts.suites.random_array()?,
         epoch: 0,

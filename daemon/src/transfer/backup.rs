@@ -27,7 +27,7 @@ use super::{
     rotation,
     stores::Store,
 };
-use crate::management::{realm_keys, sealing::KeyEncryptionKey};
+use crate::management::{kek::Recipients, realm_keys};
 
 /// What a backup holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -52,7 +52,7 @@ pub struct Contents {
 pub async fn backup(
     store: &Store,
     realm: &str,
-    keys: &KeyEncryptionKey,
+    keks: &Recipients,
     path: &Path,
     made_ms: u64,
     listener: Listener<'_>,
@@ -67,7 +67,7 @@ pub async fn backup(
     // Made with mode 0600, and gone when this fails.
     let mut file =
         tempfile::Builder::new().prefix(".new-backup-").tempfile_in(directory).map_err(|e| Error::io(path, e))?;
-    let mut out = Writer::new(BufWriter::new(file.as_file_mut()), keys, realm, made_ms)
+    let mut out = Writer::new(BufWriter::new(file.as_file_mut()), keks, realm, made_ms)
         .map_err(|error| Error::file(path, error))?;
     let (records, counters) = write(store, &mut out, path, listener).await?;
     out.finish().map_err(|error| Error::file(path, error))?;
@@ -131,7 +131,7 @@ pub struct Backup<'a> {
     path: PathBuf,
     name: String,
     file: Arc<File>,
-    keys: &'a KeyEncryptionKey,
+    keks: &'a Recipients,
     contents: Contents,
     keep_keys: bool,
 }
@@ -144,7 +144,7 @@ impl<'a> Backup<'a> {
     pub fn open(
         path: &Path,
         realm: &str,
-        keys: &'a KeyEncryptionKey,
+        keks: &'a Recipients,
         keep_keys: bool,
         listener: Listener<'_>,
     ) -> Result<Self, Error> {
@@ -153,7 +153,7 @@ impl<'a> Backup<'a> {
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
         let contents = Contents { realm: realm.to_owned(), made_ms: 0, records: 0, counters: 0, bytes };
         let file = Arc::new(file);
-        let mut backup = Self { path: path.to_owned(), name, file, keys, contents, keep_keys };
+        let mut backup = Self { path: path.to_owned(), name, file, keks, contents, keep_keys };
         let mut reading = backup.reading()?;
         let header = reading.reader.header();
         if header.realm != realm {
@@ -190,7 +190,7 @@ impl<'a> Backup<'a> {
 
     fn reading(&self) -> Result<Reading, Error> {
         let input = BufReader::with_capacity(1 << 17, FromStart { file: self.file.clone(), at: 0 });
-        let reader = Reader::new(input, self.keys).map_err(|error| Error::file(&self.path, error))?;
+        let reader = Reader::new(input, self.keks).map_err(|error| Error::file(&self.path, error))?;
         let (path, keep_keys) = (self.path.clone(), self.keep_keys);
         Ok(Reading {
             reader,
@@ -335,3 +335,72 @@ impl Source for Reading {
 
 /// Rows of one entry, at most: what a store takes at once.
 const MAX_ROWS: usize = 1000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        management::kek::Kek,
+        transfer::file::{CounterEntry, RecordEntry},
+    };
+
+    fn record(key: &str) -> Entry {
+        Entry::Record(RecordEntry { key: key.into(), value: vec![1], terms: Vec::new() })
+    }
+
+    fn rows(counters: &[u64]) -> Entry {
+        let row = |counter: &u64| CounterEntry {
+            credential: [1; 16],
+            epoch: 1,
+            counter: *counter,
+            nonce: [2; 32],
+            time_ms: 3,
+        };
+        Entry::Counters(counters.iter().map(row).collect())
+    }
+
+    fn end(records: u64, counters: u64) -> Entry {
+        Entry::End { records, counters }
+    }
+
+    fn open(entries: &[Entry], realm: &str) -> Result<Contents, Error> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let kek = Recipients::of([Kek::new(&[7; 32])]);
+        let mut writer = Writer::new(file.as_file(), &kek, "example", 5).unwrap();
+        entries.iter().for_each(|entry| writer.write(entry).unwrap());
+        writer.finish().unwrap();
+        Backup::open(file.path(), realm, &kek, false, &|_| {}).map(|backup| backup.contents().clone())
+    }
+
+    #[test]
+    fn a_file_is_read_to_an_end_that_agrees() {
+        let good = [record("a"), record("b"), rows(&[1, 2]), rows(&[3]), end(2, 3)];
+        let contents = open(&good, "example").unwrap();
+        assert_eq!((contents.records, contents.counters, contents.made_ms), (2, 3, 5));
+        assert!(matches!(open(&good, "other"), Err(Error::Realm { found, .. }) if found == "example"));
+        // Sealed by the right key, and all the same wrong.
+        for bad in [
+            &good[..4],
+            &[],
+            &[record("a"), end(2, 0)],
+            &[record("a"), rows(&[1]), end(1, 2)],
+            &[record("b"), record("a"), end(2, 0)],
+            &[record("a"), record("a"), end(2, 0)],
+            &[rows(&[1]), record("a"), end(1, 1)],
+            &[record("a"), rows(&[2]), rows(&[1]), end(1, 2)],
+            &[record("a"), rows(&[1, 1]), end(1, 2)],
+            &[record("a"), rows(&[]), end(1, 0)],
+            &[record("a"), end(1, 0), record("b")],
+            &[record("a"), end(1, 0), end(1, 0)],
+        ] {
+            let opened = open(bad, "example");
+            assert!(matches!(opened, Err(Error::File { source: FileError::Contents(_), .. })), "{bad:?}: {opened:?}");
+        }
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_read_is_named_before_anything_is_written() {
+        let opened = open(&[record("user/alice"), end(1, 0)], "example");
+        assert!(matches!(opened, Err(Error::Record(key)) if key == "user/alice"));
+    }
+}

@@ -54,12 +54,18 @@ async fn writes_need_the_stored_version(store: Arc<dyn UserStore>) {
 }
 
 async fn batches_come_back_in_order(store: Arc<dyn UserStore>) {
-    for number in 0..1000 {
-        let key = format!("k{number:04}");
-        let name = format!("n{}", number % 7);
-        let written = store.put(put(&key, 0, key.as_bytes(), &[("name", &name)])).await.expect("put");
-        assert_eq!(written, Written::Done(1));
-    }
+    at_once(10, |task| {
+        let store = store.clone();
+        async move {
+            for number in (0..1000).filter(|number| number % 10 == task) {
+                let key = format!("k{number:04}");
+                let name = format!("n{}", number % 7);
+                let written = store.put(put(&key, 0, key.as_bytes(), &[("name", &name)])).await.expect("put");
+                assert_eq!(written, Written::Done(1));
+            }
+        }
+    })
+    .await;
     assert_eq!(store.get(&[]).await.expect("get"), [], "no keys, no answers");
     let keys: Vec<String> = (0..1000).rev().map(|number| format!("k{number:04}")).collect();
     let found = store.get(&keys).await.expect("get of 1000 keys");

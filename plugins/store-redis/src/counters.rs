@@ -40,7 +40,11 @@ pub(crate) async fn consume(
         let request = request(names, *shard, places.iter().filter_map(|at| uses.get(*at)), now);
         let letters = bytes(server.call(&request).await?).filter(|letters| letters.len() == places.len());
         let letters = letters.ok_or_else(|| unexpected("a consumption"))?;
-        places.iter().zip(letters).map(|(at, letter)| Ok((*at, verdict(letter)?))).collect::<Result<Vec<_>, PluginError>>()
+        places
+            .iter()
+            .zip(letters)
+            .map(|(at, letter)| Ok((*at, verdict(letter)?)))
+            .collect::<Result<Vec<_>, PluginError>>()
     });
     let mut verdicts: Vec<(usize, Verdict)> = try_join_all(judged).await?.into_iter().flatten().collect();
     verdicts.sort_unstable_by_key(|(at, _)| *at);
@@ -212,7 +216,8 @@ mod tests {
             assert_eq!(too_old_from(counter), from, "{counter}");
         }
         assert_eq!(too_old_from(u64::MAX - 63), None);
-        for (highest, first) in [(0, None), (64, None), (65, Some(2)), (1000, Some(937)), (u64::MAX, Some(u64::MAX - 63))]
+        for (highest, first) in
+            [(0, None), (64, None), (65, Some(2)), (1000, Some(937)), (u64::MAX, Some(u64::MAX - 63))]
         {
             assert_eq!(below_window(highest), first, "{highest}");
         }

@@ -174,7 +174,11 @@ impl RedisStore {
 
     async fn healthy(&self) -> Result<(), PluginError> {
         let Inner { server, names, with_users, .. } = &*self.0;
-        if *with_users { start::health(server, names).await } else { state::get(server, names, "health").await.map(drop) }
+        if *with_users {
+            start::health(server, names).await
+        } else {
+            state::get(server, names, "health").await.map(drop)
+        }
     }
 }
 

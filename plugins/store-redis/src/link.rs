@@ -13,8 +13,8 @@ use std::{
 
 use claviger_plugin_api::{InitError, PluginError};
 use redis::{
-    AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, IntoConnectionInfo, Pipeline,
-    RedisConnectionInfo, TlsCertificates, Value, aio::MultiplexedConnection, io::tcp::TcpSettings,
+    AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, IntoConnectionInfo, Pipeline, RedisConnectionInfo,
+    TlsCertificates, Value, aio::MultiplexedConnection, io::tcp::TcpSettings,
 };
 use rustls::{
     RootCertStore,

@@ -45,9 +45,8 @@ impl<'a> Merge<'a> {
     ) -> Self {
         // Somewhat more than the part of each, as they are not quite equal.
         let chunk = (expected * 3 / 2 / sets.len().max(1) + 4).min(CHUNK);
-        let shards = sets
-            .map(|set| Shard { set, from: from.to_vec(), read: VecDeque::new(), chunk, ended: false })
-            .collect();
+        let shards =
+            sets.map(|set| Shard { set, from: from.to_vec(), read: VecDeque::new(), chunk, ended: false }).collect();
         Self { server, to, shards }
     }
 

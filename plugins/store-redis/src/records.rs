@@ -84,7 +84,8 @@ async fn write(
 pub(crate) async fn scan(server: &Server, names: &Names, scan: &Scan) -> Result<Page, PluginError> {
     let found = page(server, names, &scan.term, scan.after.as_ref(), scan.limit).await?;
     // At the limit there may be more, and the next page be empty but for that.
-    let next = if found.len() > scan.limit { found.get(scan.limit - 1).map(|(cursor, _)| cursor.clone()) } else { None };
+    let next =
+        if found.len() > scan.limit { found.get(scan.limit - 1).map(|(cursor, _)| cursor.clone()) } else { None };
     Ok(Page { records: found.into_iter().take(scan.limit).map(|(_, record)| record).collect(), next })
 }
 
@@ -189,5 +190,7 @@ fn decode(key: &str, stored: &[u8]) -> Result<Record, PluginError> {
         }
         Some(Record { key: key.to_owned(), version: u64::from_be_bytes(*version), value: value.to_vec(), terms })
     };
-    read().ok_or_else(|| PluginError::Corrupt(format!("the record of {} bytes under {key:?} cannot be read", stored.len())))
+    read().ok_or_else(|| {
+        PluginError::Corrupt(format!("the record of {} bytes under {key:?} cannot be read", stored.len()))
+    })
 }

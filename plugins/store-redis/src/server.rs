@@ -42,13 +42,20 @@ impl Node {
     }
 
     /// One command that is for this server and no slot.
-    pub(crate) async fn ask(&self, command: Cmd) -> Result<Result<Value, ServerError>, PluginError> {
+    pub(crate) async fn ask(&self, lane: Lane, command: Cmd) -> Result<Result<Value, ServerError>, PluginError> {
         let mut pipeline = Pipeline::with_capacity(1);
         pipeline.add_command(command);
-        Ok(match self.quick.send(&pipeline).await?.pop() {
+        Ok(match self.link(lane).send(&pipeline).await?.pop() {
             Some(Value::ServerError(error)) => Err(error),
             answer => Ok(answer.unwrap_or(Value::Nil)),
         })
+    }
+
+    fn link(&self, lane: Lane) -> &Link {
+        match lane {
+            Lane::Quick => &self.quick,
+            Lane::Durable => &self.durable,
+        }
     }
 }
 
@@ -108,8 +115,8 @@ impl Server {
         let wait = self.wait.as_ref().filter(|_| request.lane == Lane::Durable);
         for _ in 0..HOPS {
             let (pipeline, at) = request.pipeline(asking, with_source, wait.map(|(wait, _)| wait));
-            let link = if request.lane == Lane::Quick { &node.quick } else { &node.durable };
-            let mut answers = link.send(&pipeline).await.inspect_err(|_| self.doubt())?.into_iter().skip(at);
+            let mut answers =
+                node.link(request.lane).send(&pipeline).await.inspect_err(|_| self.doubt())?.into_iter().skip(at);
             let error = match answers.next() {
                 Some(Value::ServerError(error)) => error,
                 Some(answer) => {
@@ -214,7 +221,7 @@ impl Server {
             Box::pin(async move {
                 let mut command = redis::cmd("CLUSTER");
                 command.arg("SLOTS");
-                let answer = node.ask(command).await?.map_err(|error| refused(&error))?;
+                let answer = node.ask(Lane::Quick, command).await?.map_err(|error| refused(&error))?;
                 self.ranges(&node.address, &answer).ok_or_else(|| unexpected("CLUSTER SLOTS"))
             })
         });
@@ -277,9 +284,9 @@ impl Server {
     fn redirected(&self, from: &Node, error: &ServerError) -> Result<Arc<Node>, PluginError> {
         // `MOVED 3999 127.0.0.1:6381`.
         let target = error.details().and_then(|details| details.split_whitespace().nth(1));
-        let address = target.and_then(|target| target.rsplit_once(':')).and_then(|(host, port)| {
-            beside(&from.address, host, port.parse().ok()?)
-        });
+        let address = target
+            .and_then(|target| target.rsplit_once(':'))
+            .and_then(|(host, port)| beside(&from.address, host, port.parse().ok()?));
         Ok(self.node(&address.ok_or_else(|| unexpected("a redirected command"))?))
     }
 

@@ -9,7 +9,7 @@ use crate::{
     Configuration,
     fault::{one_line, unexpected},
     names::{Names, bytes},
-    script::Request,
+    script::{Lane, Request},
     server::{Node, Server, at_start},
 };
 
@@ -21,9 +21,10 @@ pub(crate) async fn prepare(server: &Server, names: &Names, configuration: &Conf
     let masters = server.masters().await.map_err(at_start)?;
     for node in &masters {
         // That it answers at all, with settings to check or not.
-        node.ask(redis::cmd("PING")).await.map_err(at_start)?.map_err(|error| {
-            InitError::Unavailable(format!("{}: {}", node.address(), one_line(&error.to_string())))
-        })?;
+        node.ask(Lane::Durable, redis::cmd("PING"))
+            .await
+            .map_err(at_start)?
+            .map_err(|error| InitError::Unavailable(format!("{}: {}", node.address(), one_line(&error.to_string()))))?;
         if configuration.user_store && configuration.check_settings {
             check(node).await?;
         }
@@ -62,7 +63,7 @@ async fn check(node: &Node) -> Result<(), InitError> {
 async fn setting(node: &Node, name: &str) -> Result<String, InitError> {
     let mut command = redis::cmd("CONFIG");
     command.arg("GET").arg(name);
-    match node.ask(command).await.map_err(at_start)? {
+    match node.ask(Lane::Quick, command).await.map_err(at_start)? {
         // Name and value, in the older protocol.
         Ok(Value::Array(mut answer)) if answer.len() == 2 => {
             let value = answer.pop().and_then(bytes).and_then(|value| String::from_utf8(value).ok());
@@ -113,9 +114,9 @@ async fn mark(server: &Server, names: &Names) -> Result<(), InitError> {
 fn agree(found: &str, own: &str) -> Result<(), InitError> {
     match found.split_once(' ') {
         _ if found == own => Ok(()),
-        Some((LAYOUT, shards)) => {
-            Err(InitError::Configuration(format!("shards: the data under this prefix were made with shards = {shards}")))
-        }
+        Some((LAYOUT, shards)) => Err(InitError::Configuration(format!(
+            "shards: the data under this prefix were made with shards = {shards}"
+        ))),
         _ => Err(InitError::Failed(
             "the data under this prefix were written by a newer version of this store or by another program; install \
              that version, or set a prefix of its own"
@@ -124,10 +125,12 @@ fn agree(found: &str, own: &str) -> Result<(), InitError> {
     }
 }
 
-/// Whether every shard is there as the start has seen it. A server that was
-/// emptied must not look like one in which nobody is enrolled.
+/// Whether all servers answer, and every shard is there as the start has seen
+/// it. A server that was emptied must not look like one in which nobody is enrolled.
 pub(crate) async fn health(server: &Server, names: &Names) -> Result<(), PluginError> {
     let own = marker(names);
+    let pings = server.masters().await?;
+    try_join_all(pings.iter().map(|node| node.ask(Lane::Durable, redis::cmd("PING")))).await?;
     for (shard, found) in markers(server, names).await?.into_iter().enumerate() {
         if found.as_ref() != Some(&own) {
             return Err(PluginError::Unavailable(lost(shard)));

@@ -16,6 +16,8 @@ use std::{
 
 use tempfile::TempDir;
 
+use crate::thaw;
+
 /// The superuser's password.
 pub const POSTGRES_PASSWORD: &str = "a password of the test";
 
@@ -49,7 +51,14 @@ impl Postgres {
             chown(&password, Some(uid), Some(gid)).unwrap();
         }
         let mut initdb = command("initdb", directory.path());
-        initdb.args(["--no-sync", "--auth=scram-sha-256", "--username=claviger", "--encoding=UTF8", "--locale=C"]);
+        initdb.args([
+            "--no-sync",
+            "--auth=scram-sha-256",
+            "--username=claviger",
+            "--encoding=UTF8",
+            "--locale=C",
+            "--wal-segsize=1",
+        ]);
         initdb.arg("-D").arg(&data).arg(format!("--pwfile={}", password.display()));
         let output = initdb.output().unwrap();
         assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
@@ -157,6 +166,7 @@ impl Postgres {
 impl Drop for Postgres {
     fn drop(&mut self) {
         let process = self.process.get_mut().unwrap();
+        thaw(process.id()); // its parts notice that it ends, unless they are frozen
         let _ = process.kill();
         let _ = process.wait();
     }

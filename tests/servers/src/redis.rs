@@ -122,7 +122,7 @@ impl Redis {
 
     fn try_cli(&self, arguments: &[&str]) -> Output {
         let mut cli = Command::new("redis-cli");
-        cli.args(["-p", &self.port.to_string()]).stdin(Stdio::null());
+        cli.args(["-e", "--no-auth-warning", "-p", &self.port.to_string()]).stdin(Stdio::null());
         if let Some(TlsFiles { ca, certificate, key }) = &self.tls {
             cli.arg("--tls").arg("--cacert").arg(ca).arg("--cert").arg(certificate).arg("--key").arg(key);
         }

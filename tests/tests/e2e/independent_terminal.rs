@@ -45,6 +45,11 @@ impl PythonTerminal {
         Ok(Value::Object(answer))
     }
 
+    /// The same terminal at the service of another deployment of the realm.
+    pub(crate) fn at(&self, deployment: &Deployment) -> Self {
+        Self { credential: self.credential.clone(), ca: self.ca.clone(), origin: deployment.origin() }
+    }
+
     /// A request with a key.
     pub(crate) fn get(&self, key: &str) -> Result<String, String> {
         let ca = self.ca.display().to_string();

@@ -2,13 +2,13 @@
 
 use std::{fs, process::Command};
 
-use claviger_testkit::{Layout, SERVICE, Terminal, run};
+use claviger_testkit::{KEKS, Layout, SERVICE, Terminal, run};
 use serde_json::Value;
 
 use crate::support::start;
 
 /// The secrets of a terminal's credential, in the forms in which they could leak.
-fn secrets(terminal: &Terminal) -> Vec<Vec<u8>> {
+pub(crate) fn secrets(terminal: &Terminal) -> Vec<Vec<u8>> {
     let text = fs::read_to_string(terminal.home().join("credential.json")).unwrap();
     let credential: Value = serde_json::from_str(&text).unwrap();
     let mut found = Vec::new();
@@ -31,7 +31,21 @@ fn secrets(terminal: &Terminal) -> Vec<Vec<u8>> {
 }
 
 fn contains(haystack: &[u8], needle: &[u8]) -> bool {
-    haystack.windows(needle.len()).any(|window| window == needle)
+    !find_any(haystack, &[needle]).is_empty()
+}
+
+/// Those of the needles, at least one byte each, that are in the haystack: one pass for all of them.
+pub(crate) fn find_any(haystack: &[u8], needles: &[impl AsRef<[u8]>]) -> Vec<usize> {
+    let mut by_first = vec![Vec::new(); 256];
+    for (at, needle) in needles.iter().enumerate() {
+        by_first[usize::from(needle.as_ref()[0])].push(at);
+    }
+    let mut found = std::collections::BTreeSet::new();
+    for (at, first) in haystack.iter().enumerate() {
+        let candidates = &by_first[usize::from(*first)];
+        found.extend(candidates.iter().filter(|needle| haystack[at..].starts_with(needles[**needle].as_ref())));
+    }
+    found.into_iter().collect()
 }
 
 #[test]
@@ -51,9 +65,11 @@ fn no_secret_in_logs_metrics_or_database() {
         let mut secrets = secrets(&terminal);
         secrets.push(code.into_bytes());
         secrets.push(signed_on["key"].as_str().unwrap().as_bytes().to_vec());
-        let kek = fs::read_to_string(deployment.directory().join("kek.key")).unwrap();
-        secrets.push(kek.trim().as_bytes().to_vec());
-        secrets.push(data_encoding::HEXLOWER.decode(kek.trim().as_bytes()).unwrap());
+        for kek in KEKS {
+            let kek = fs::read_to_string(deployment.directory().join(kek)).unwrap();
+            secrets.push(kek.trim().as_bytes().to_vec());
+            secrets.push(data_encoding::HEXLOWER.decode(kek.trim().as_bytes()).unwrap());
+        }
 
         let mut places = vec![
             ("log".to_owned(), deployment.logs().into_bytes()),

@@ -194,12 +194,9 @@ fn a_store_of_another_realm_is_not_touched() {
 /// Runs calls on the store of a deployment that does not run, through its plugin.
 fn on_store<T>(deployment: &Deployment, calls: impl AsyncFnOnce(Arc<dyn UserStore>) -> T) -> T {
     let config = PluginConfig {
-        name: "store-sqlite".into(),
-        path: deployment.binaries().plugin("store-sqlite"),
-        sha256: None,
-        required: true,
         deadline: Duration::from_secs(60),
         configuration: json!({ "path": deployment.directory().join("users.db"), "synchronous": "normal" }),
+        ..PluginConfig::new("store-sqlite", deployment.binaries().plugin("store-sqlite"))
     };
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
@@ -256,7 +253,7 @@ fn an_interrupted_migration_goes_on_where_it_was() {
     let alice = PythonTerminal::enrol(&running.deployment, "alice", "0x0001", "1");
     alice.sign_on(&["--save-envelope", envelope.to_str().unwrap()]).unwrap();
     running.deployment.stop().unwrap();
-    const USERS: usize = 8000;
+    const USERS: usize = 5000;
     const COUNTERS: u64 = 30_000;
     fill(&running.deployment, USERS, COUNTERS);
 
@@ -294,7 +291,7 @@ fn an_interrupted_migration_goes_on_where_it_was() {
     running.deployment.start().unwrap();
     assert_eq!(replay(&alice, &envelope), REPLAY);
     alice.sign_on(&[]).unwrap();
-    assert_eq!(command(&running.deployment, &["user", "show", "crowd007999"])["email"], "crowd007999@example.org");
+    assert_eq!(command(&running.deployment, &["user", "show", "crowd004999"])["email"], "crowd004999@example.org");
 }
 
 /// The files of the deployment's own store.

@@ -7,7 +7,7 @@ use aws_lc_rs::{digest, rand};
 use minicbor::{Decode, Encode};
 
 use super::{FileError, FileKey};
-use crate::management::sealing::KeyEncryptionKey;
+use crate::management::kek::Recipients;
 
 /// What a backup says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -47,7 +47,7 @@ impl Header {
     /// Writes the header of a new file with a key of its own.
     pub(super) fn write(
         out: &mut impl Write,
-        keys: &KeyEncryptionKey,
+        keks: &Recipients,
         realm: &str,
         made_ms: u64,
     ) -> Result<(FileKey, Binding), FileError> {
@@ -58,7 +58,7 @@ impl Header {
             realm: realm.to_owned(),
             made_ms,
             id,
-            wrapped: file_key.wrap(keys, realm, &id)?,
+            wrapped: file_key.wrap(keks, realm, &id)?,
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         let header = minicbor::to_vec(&header).map_err(|error| FileError::Contents(error.to_string()))?;
@@ -69,7 +69,7 @@ impl Header {
     }
 
     /// Reads the header, and unwraps the file key. Nothing of it is authentic yet.
-    pub(super) fn read(input: &mut impl Read, keys: &KeyEncryptionKey) -> Result<(Self, FileKey, Binding), FileError> {
+    pub(super) fn read(input: &mut impl Read, keks: &Recipients) -> Result<(Self, FileKey, Binding), FileError> {
         let mut head = vec![0; MAGIC.len()];
         fill(input, &mut head)?;
         if head != MAGIC {
@@ -87,7 +87,7 @@ impl Header {
         let header: Self = minicbor::decode(&bytes).map_err(|_| damaged())?;
         head.extend_from_slice(&len);
         head.extend_from_slice(&bytes);
-        match FileKey::unwrap(keys, &header.realm, &header.id, &header.wrapped) {
+        match FileKey::unwrap(keks, &header.realm, &header.id, &header.wrapped) {
             Some(key) => Ok((header, key, bind(&head))),
             None => Err(FileError::WrongKey(header.recipients())),
         }

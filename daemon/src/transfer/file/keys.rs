@@ -4,10 +4,10 @@ use aws_lc_rs::rand;
 use zeroize::Zeroizing;
 
 use super::{FileError, header::Wrapped};
-use crate::management::sealing::{KeyEncryptionKey, Place};
+use crate::management::kek::{Kek, Recipients};
 
 /// 32 random bytes, made for one file and wrapped in its header.
-pub(in super::super) struct FileKey(Zeroizing<[u8; 32]>);
+pub(super) struct FileKey(Zeroizing<[u8; 32]>);
 
 impl FileKey {
     pub(super) fn generate() -> Result<Self, FileError> {
@@ -20,23 +20,30 @@ impl FileKey {
         &self.0
     }
 
-    /// For every key-encryption key of the configuration: any of them opens the file.
-    pub(super) fn wrap(&self, keys: &KeyEncryptionKey, realm: &str, id: &[u8; 16]) -> Result<Vec<Wrapped>, FileError> {
-        let owner = data_encoding::HEXLOWER.encode(id);
-        let key = keys.seal(place(realm, &owner), self.0.as_slice()).map_err(|_| FileError::Library)?;
-        Ok(vec![Wrapped { recipient: String::new(), key }])
+    /// For each key-encryption key, bound to realm and file.
+    pub(super) fn wrap(&self, keks: &Recipients, realm: &str, id: &[u8; 16]) -> Result<Vec<Wrapped>, FileError> {
+        let aad = aad(realm, id);
+        let wrap = |kek: &Kek| {
+            let key = kek.wrap(&aad, self.0.as_slice()).map_err(|_| FileError::Library)?;
+            Ok(Wrapped { recipient: kek.id().to_string(), key })
+        };
+        keks.at_hand().map(wrap).collect()
     }
 
-    /// By whichever key-encryption key of the configuration it was wrapped for.
-    pub(super) fn unwrap(keys: &KeyEncryptionKey, realm: &str, id: &[u8; 16], wrapped: &[Wrapped]) -> Option<Self> {
-        let owner = data_encoding::HEXLOWER.encode(id);
-        let opened = wrapped.iter().find_map(|wrapped| keys.open(place(realm, &owner), &wrapped.key).ok())?;
+    /// By whichever key-encryption key it was wrapped for; `None` when by none.
+    pub(super) fn unwrap(keks: &Recipients, realm: &str, id: &[u8; 16], wrapped: &[Wrapped]) -> Option<Self> {
+        let aad = aad(realm, id);
+        let open = |wrapped: &Wrapped| keks.get(wrapped.recipient.parse().ok()?)?.unwrap(&aad, &wrapped.key).ok();
+        let opened = wrapped.iter().find_map(open)?;
         let mut key = Zeroizing::new([0; 32]);
-        key.copy_from_slice(opened.get(..).filter(|opened| opened.len() == 32)?);
+        if opened.len() != key.len() {
+            return None;
+        }
+        key.copy_from_slice(&opened);
         Some(Self(key))
     }
 }
 
-fn place<'a>(realm: &'a str, owner: &'a str) -> Place<'a> {
-    Place { realm, kind: "backup", owner, epoch: 0 }
+fn aad(realm: &str, id: &[u8; 16]) -> Vec<u8> {
+    [b"claviger backup key/1\0", id.as_slice(), realm.as_bytes()].concat()
 }

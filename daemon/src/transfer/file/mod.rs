@@ -15,7 +15,7 @@
 //! - `chunks`: sealing and opening of chunks. None can be changed, left out,
 //!   put elsewhere, or taken from another file, and the last one is known as such.
 //! - `entry`: what they hold.
-//! - `keys`: the file key, and who can unwrap it.
+//! - [`Recipients`], `keys`: the file key, and who can unwrap it.
 //!
 //! Everything in a file is attacker-controlled until its chunk has opened.
 
@@ -30,6 +30,8 @@ use std::io;
 
 pub(super) use chunks::{Reader, Writer};
 pub(super) use entry::Entry;
+#[cfg(test)]
+pub(super) use entry::{CounterEntry, RecordEntry};
 pub use header::Header;
 use keys::FileKey;
 
