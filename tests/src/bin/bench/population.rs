@@ -7,8 +7,10 @@ use aws_lc_rs::hmac;
 use claviger_daemon::{
     clock, config,
     management::{
+        kek::Recipients,
+        keyring::Keyring,
         record::{CredentialRecord, Keys, SealedKeys, Stored, UniqueKey, UserRecord, credential_key, user_key},
-        sealing::KeyEncryptionKey,
+        repository::Repository,
     },
     plugin_host::{HostServices, PluginHost},
 };
@@ -52,7 +54,6 @@ impl Population {
     pub(crate) async fn seed(&self, configuration: &Path) -> Result<(), String> {
         let config = config::load_with(configuration, []).map_err(|error| error.render(false))?;
         let section = config.management.ok_or("no management role")?;
-        let kek = KeyEncryptionKey::read(&section.key_encryption_key).map_err(|error| error.to_string())?;
         let mut plugins = config.plugins;
         plugins.retain(|plugin| plugin.name == section.store);
         for plugin in &mut plugins {
@@ -60,9 +61,13 @@ impl Population {
         }
         let host = PluginHost::load(&plugins, HostServices::default()).await.map_err(|error| error.to_string())?;
         let store = host.user_store(&section.store).ok_or("the plugin has no user store")?;
+        let recipients = Recipients::open(&section.key_encryption_keys, self.realm.as_str(), |_| None).await;
+        let recipients = recipients.map_err(|error| error.to_string())?;
+        let keyring = Keyring::load(Repository::new(store.clone()), self.realm.as_str(), recipients, clock::system());
+        let keyring = keyring.await.map_err(|error| error.to_string())?;
         let (started, now_ms) = (Instant::now(), clock::millis((clock::system())()));
         let users = stream::iter(0..self.count).map(|number| {
-            let (store, puts) = (store.clone(), self.records(number, &kek, now_ms));
+            let (store, puts) = (store.clone(), self.records(number, &keyring, now_ms));
             async move {
                 for put in puts? {
                     let key = put.key.clone();
@@ -79,6 +84,10 @@ impl Population {
         let mut done = 0_u32;
         while users.try_next().await?.is_some() {
             done += 1;
+            // Nobody seals for long without having read the ring.
+            if done.is_multiple_of(50_000) {
+                keyring.reload().await.map_err(|error| error.to_string())?;
+            }
             if done.is_multiple_of(100_000) {
                 eprintln!("  {done} of {} users, {:.0} s", self.count, started.elapsed().as_secs_f64());
             }
@@ -87,7 +96,7 @@ impl Population {
     }
 
     /// What an enrolled user has in the store, as enrolment makes it.
-    fn records(&self, number: u32, kek: &KeyEncryptionKey, now_ms: u64) -> Result<[Put; 2], String> {
+    fn records(&self, number: u32, keyring: &Keyring, now_ms: u64) -> Result<[Put; 2], String> {
         let id = user_id(number);
         let mut credential_id = [0; 16];
         credential_id.copy_from_slice(&self.derive("credential", number).as_ref()[..16]);
@@ -97,7 +106,7 @@ impl Population {
             hash_len: 32,
             suite_floor: SUITE.0,
             kem_floor: 0,
-            keys: self.seal(number, kek)?,
+            keys: self.seal(number, keyring)?,
             enrolled_ms: now_ms,
             cloned: false,
             keys_made_ms: now_ms,
@@ -120,10 +129,10 @@ impl Population {
     }
 
     /// A user's keys, sealed as the daemon seals them.
-    fn seal(&self, number: u32, kek: &KeyEncryptionKey) -> Result<SealedKeys, String> {
+    fn seal(&self, number: u32, keyring: &Keyring) -> Result<SealedKeys, String> {
         let keys =
             Keys { unique: UniqueKey::Held(self.key("unique", number)), management: self.key("management", number) };
-        keys.seal(kek, self.realm.as_str(), &user_id(number), EPOCH).map_err(|error| error.to_string())
+        keys.seal(keyring, self.realm.as_str(), &user_id(number), EPOCH).map_err(|error| error.to_string())
     }
 
     fn key(&self, label: &str, number: u32) -> Secret32 {
