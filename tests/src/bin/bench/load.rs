@@ -20,6 +20,8 @@ use claviger_testkit::{Deployment, REALM, SERVICE};
 use http::{HeaderValue, Request, StatusCode, Uri, header};
 use tokio::task::JoinSet;
 
+use crate::go_on;
+
 /// The connections of a service to its management daemon: mutual TLS, HTTP/2.
 pub(crate) struct Service {
     endpoint: Uri,
@@ -100,6 +102,7 @@ impl Lane {
             let started = Instant::now();
             let next = self.next.fetch_add(1, Ordering::Relaxed);
             let Some(envelope) = self.envelopes.get(next).filter(|_| started < self.end) else { return Ok(latencies) };
+            go_on()?;
             self.sign_on(envelope.clone()).await?;
             latencies.push(u32::try_from(started.elapsed().as_micros()).unwrap_or(u32::MAX));
         }

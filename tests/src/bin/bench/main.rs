@@ -13,6 +13,7 @@ use std::{
     env,
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use serde::de::DeserializeOwned;
@@ -24,7 +25,7 @@ fn main() -> ExitCode {
         eprintln!("usage: bench WHICH DIRECTORY-OF-PROGRAMS OPTIONS (`cargo xtask bench --help`)");
         return ExitCode::from(2);
     };
-    match run(which, Path::new(directory), options) {
+    match catch_signals().and_then(|()| run(which, Path::new(directory), options)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
@@ -32,6 +33,18 @@ fn main() -> ExitCode {
         }
     }
 }
+
+/// Somebody wants it to end: as an error, so that servers end and directories go.
+fn catch_signals() -> Result<(), String> {
+    ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed)).map_err(|error| error.to_string())
+}
+
+/// To be asked within each longer piece of work.
+fn go_on() -> Result<(), String> {
+    if INTERRUPTED.load(Ordering::Relaxed) { Err("interrupted".into()) } else { Ok(()) }
+}
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 fn run(which: &str, directory: &Path, options: &str) -> Result<(), String> {
     match which {

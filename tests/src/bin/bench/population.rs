@@ -20,6 +20,8 @@ use claviger_testkit::{REALM, SERVICE};
 use claviger_tests::envelope::{self, SUITE, Terminal};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
+use crate::go_on;
+
 /// Users number 0 to `count - 1`, each enrolled with one terminal.
 pub(crate) struct Population {
     count: u32,
@@ -62,7 +64,6 @@ impl Population {
         let host = PluginHost::load(&plugins, HostServices::default()).await.map_err(|error| error.to_string())?;
         let store = host.user_store(&section.store).ok_or("the plugin has no user store")?;
         let recipients = Recipients::open(&section.key_encryption_keys, self.realm.as_str(), |_| None).await;
-        let recipients = recipients.map_err(|error| error.to_string())?;
         let keyring = Keyring::load(Repository::new(store.clone()), self.realm.as_str(), recipients, clock::system());
         let keyring = keyring.await.map_err(|error| error.to_string())?;
         let (started, now_ms) = (Instant::now(), clock::millis((clock::system())()));
@@ -88,6 +89,7 @@ impl Population {
             if done.is_multiple_of(50_000) {
                 keyring.reload().await.map_err(|error| error.to_string())?;
             }
+            go_on()?;
             if done.is_multiple_of(100_000) {
                 eprintln!("  {done} of {} users, {:.0} s", self.count, started.elapsed().as_secs_f64());
             }

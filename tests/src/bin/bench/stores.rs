@@ -17,6 +17,7 @@ use claviger_tests::random::Random;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    go_on,
     host::{Machine, cpu_seconds, load, own_cpu_seconds},
     load::Service,
     site::{Filled, Site, Store, runtime},
@@ -133,6 +134,7 @@ fn open(binaries: &Binaries, options: &Options) -> Result<(Vec<Loaded>, Vec<Fill
         let mut own = Vec::new();
         for store in options.stores.iter().filter(|store| **store != Store::Sqlite) {
             eprintln!("copying them to {}", store.name());
+            go_on()?;
             let (site, copied) = origin.copy(*store)?;
             copied.print();
             filled.push(copied);
