@@ -25,6 +25,10 @@ pub(crate) const TESTS: Packages = &[
     ("softhsm2", "/usr/bin/softhsm2-util"),
 ];
 
+/// The servers that benchmarks measure.
+pub(crate) const SERVERS: Packages =
+    &[("postgresql", "/usr/bin/pg_ctlcluster"), ("redis-server", "/usr/bin/redis-server")];
+
 /// What formal models need, whatever checks them.
 pub(crate) const MODELS: Packages = &[("gcc", "/usr/bin/gcc")];
 

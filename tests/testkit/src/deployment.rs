@@ -106,7 +106,12 @@ impl Deployment {
     ///
     /// The storage must be one that several daemons can share.
     pub fn sibling(&self, directory: &Path, layout: Layout) -> Result<Self> {
-        let options = self.options.clone();
+        self.sibling_with(directory, layout, self.options.clone())
+    }
+
+    /// As [`Self::sibling`], with other options: on another storage, it is the same realm only when
+    /// that holds a copy.
+    pub fn sibling_with(&self, directory: &Path, layout: Layout, options: Options) -> Result<Self> {
         let sibling = Self::new(self.binaries.clone(), directory, layout, self.upstream, options);
         for shared in ["pki"].into_iter().chain(KEKS) {
             run(Command::new("cp").arg("-a").arg(self.directory.join(shared)).arg(directory))?;
