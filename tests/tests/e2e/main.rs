@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod admin;
+mod ciphers;
 mod faults;
 mod hostile_service;
 mod independent_terminal;
