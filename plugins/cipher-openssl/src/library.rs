@@ -111,10 +111,12 @@ fn unavailable(provider: Provider, reason: &str) -> InitError {
     })
 }
 
-/// What OpenSSL says, without places in its source.
+/// What OpenSSL says: its first error, which is the innermost.
 pub(crate) fn reason(error: &ErrorStack) -> String {
-    let last = error.errors().last();
-    last.and_then(|error| Some([error.reason()?, error.data()?].join(": ").trim_matches([':', ' ']).to_owned()))
-        .or_else(|| last?.reason().map(str::to_owned))
-        .unwrap_or_else(|| "without a reason".into())
+    let Some(first) = error.errors().first() else { return "it gives no reason".into() };
+    match (first.reason(), first.data()) {
+        (Some(reason), Some(data)) => format!("{reason}: {data}"),
+        (Some(text), None) | (None, Some(text)) => text.to_owned(),
+        (None, None) => first.to_string(),
+    }
 }
