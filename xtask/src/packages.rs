@@ -11,7 +11,12 @@ use claviger_testkit::Result;
 pub(crate) type Packages = &'static [(&'static str, &'static str)];
 
 /// What the build needs.
-pub(crate) const BUILD: Packages = &[("make", "/usr/bin/make")];
+pub(crate) const BUILD: Packages = &[
+    ("make", "/usr/bin/make"),
+    // What cipher-openssl is linked against.
+    ("libssl-dev", "/usr/include/openssl/ssl.h"),
+    ("pkg-config", "/usr/bin/pkg-config"),
+];
 
 /// What the tests need.
 pub(crate) const TESTS: Packages = &[

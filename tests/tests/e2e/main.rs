@@ -5,6 +5,7 @@
 
 mod admin;
 mod bench;
+mod ciphers;
 mod faults;
 mod hostile_service;
 mod hsm;
