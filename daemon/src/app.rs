@@ -20,7 +20,7 @@ use crate::{
     clock,
     config::types::{Config, ManagementConfig, ServiceConfig, StateChoice},
     management::{
-        self, Management, account,
+        self, Management, NotReady, account,
         http::{ServicesHandler, TerminalsHandler},
         kek::Recipients,
     },
@@ -153,7 +153,8 @@ impl App {
                 let role = build_management(&realm, section, &plugins).await?;
                 listeners.extend(management_listeners(section, &role)?);
                 let flag = readiness.register("management");
-                Some(ManagementRole { role, store: section.store.clone(), flag })
+                let (store, custody) = (section.store.clone(), section.custody.clone());
+                Some(ManagementRole { role, store, custody, flag })
             }
         };
         let service = match &config.service {
@@ -259,17 +260,28 @@ struct ManagementRole {
     role: Arc<Management>,
     /// The plugin that holds its users.
     store: String,
+    /// The plugin that keeps unique keys, where there is one.
+    custody: Option<String>,
     flag: ReadyFlag,
 }
 
 impl ManagementRole {
+    /// Why it is not ready, with the plugin's name where it is one's fault.
+    fn reason(&self, error: &NotReady) -> String {
+        let plugin = match error {
+            NotReady::Custody(_) => self.custody.as_ref(),
+            NotReady::Store(_) | NotReady::Keyring(_) => Some(&self.store),
+        };
+        plugin.map_or_else(|| error.to_string(), |plugin| format!("plugin {plugin}: {error}"))
+    }
+
     /// Keeps the service registry as it stands in the store, and with it the flag.
     async fn watch(self, plugins: Arc<PluginHost>, end: CancellationToken) {
         let mut changes = plugins.changes();
         loop {
             match self.role.refresh().await {
                 Ok(()) => self.flag.ready(),
-                Err(error) => self.flag.set(false, &format!("plugin {}: {error}", self.store)),
+                Err(error) => self.flag.set(false, &self.reason(&error)),
             }
             if !next_look(&mut changes, &end).await {
                 return;

@@ -102,3 +102,18 @@ pub struct GoOn {
 fn page() -> usize {
     500
 }
+
+/// Which keys in custody to destroy, as far as no record names them.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DestroyKeys {
+    /// Their ids in hex.
+    pub ids: Vec<String>,
+}
+
+/// What became of them.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Destroyed {
+    /// How many were destroyed.
+    pub destroyed: usize,
+}

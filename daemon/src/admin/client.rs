@@ -15,11 +15,11 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
 use super::{
-    api::{CodeRequest, Digits, GoOn, RotateKeys, Status, Suspend},
+    api::{CodeRequest, DestroyKeys, Destroyed, Digits, GoOn, RotateKeys, Status, Suspend},
     problem::Problem,
 };
 use crate::management::model::{
-    EnrolmentCode, KeyRing, NewUser, RewrapProgress, Rotated, SecretCount, Service, User, UserPage,
+    EnrolmentCode, KeyRing, NewUser, OrphanedKeys, RewrapProgress, Rotated, SecretCount, Service, User, UserPage,
 };
 
 /// Why a call gave no answer, or a refusal.
@@ -198,6 +198,22 @@ impl AdminClient {
     /// [`ClientError`].
     pub async fn rewrap(&self, request: &GoOn) -> Result<RewrapProgress, ClientError> {
         self.read(Method::POST, "/v1/keys/rewrap", Some(request)).await
+    }
+
+    /// Keys in custody that no record names.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn orphaned_keys(&self) -> Result<OrphanedKeys, ClientError> {
+        self.read(Method::GET, "/v1/keys/orphans", NONE).await
+    }
+
+    /// Destroys those of some keys in custody that no record names.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn destroy_orphaned_keys(&self, request: &DestroyKeys) -> Result<Destroyed, ClientError> {
+        self.read(Method::POST, "/v1/keys/orphans/destroy", Some(request)).await
     }
 
     async fn read<T: DeserializeOwned>(

@@ -11,7 +11,7 @@ use http::{StatusCode, request::Parts};
 use serde::de::DeserializeOwned;
 
 use super::{
-    api::{CodeRequest, CountQuery, Digits, GoOn, PageQuery, RotateKeys, Status, Suspend},
+    api::{CodeRequest, CountQuery, DestroyKeys, Destroyed, Digits, GoOn, PageQuery, RotateKeys, Status, Suspend},
     problem::Problem,
     server::{AdminState, Caller},
 };
@@ -19,7 +19,8 @@ use crate::{
     management::{
         Management,
         model::{
-            AdminError, EnrolmentCode, KeyRing, NewUser, RewrapProgress, Rotated, SecretCount, Service, User, UserPage,
+            AdminError, EnrolmentCode, KeyRing, NewUser, OrphanedKeys, RewrapProgress, Rotated, SecretCount, Service,
+            User, UserPage,
         },
     },
     plugin_host::PluginStatus,
@@ -45,6 +46,8 @@ pub(super) fn router(state: Arc<AdminState>) -> Router {
         .route("/v1/keys/secrets", get(count_secrets))
         .route("/v1/keys/rotate", post(rotate_keys))
         .route("/v1/keys/rewrap", post(rewrap))
+        .route("/v1/keys/orphans", get(orphaned_keys))
+        .route("/v1/keys/orphans/destroy", post(destroy_orphaned_keys))
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "this path does not know that method")
         })
@@ -202,6 +205,19 @@ async fn rewrap(
         Ok(progress) if progress.end.is_none() => Ok(Json(progress)),
         result => audited(caller, "keys.rewrap", "", result),
     }
+}
+
+async fn orphaned_keys(State(state): Shared) -> Answer<OrphanedKeys> {
+    Ok(Json(management(&state)?.orphaned_keys().await?))
+}
+
+async fn destroy_orphaned_keys(
+    State(state): Shared,
+    Extension(caller): Extension<Caller>,
+    Body(request): Body<DestroyKeys>,
+) -> Answer<Destroyed> {
+    let result = management(&state)?.destroy_orphaned_keys(&request.ids).await;
+    audited(caller, "keys.destroy-orphans", "", result.map(|destroyed| Destroyed { destroyed }))
 }
 
 fn management(state: &AdminState) -> Result<&Management, Problem> {

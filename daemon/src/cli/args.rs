@@ -396,6 +396,15 @@ pub enum KeysCommand {
         #[arg(long, value_name = "RECORDS", default_value_t = 500, value_parser = clap::value_parser!(u16).range(1..=1000))]
         page: u16,
     },
+    /// Show keys in the custody of a module that no record names, or destroy them
+    ///
+    /// They are left behind where a daemon or a store fails between a key and its record; they open
+    /// nothing, and take room in the module.
+    Orphans {
+        /// Destroy those that no record names, now and half a minute later
+        #[arg(long)]
+        destroy: bool,
+    },
 }
 
 fn kek_id(text: &str) -> Result<String, String> {

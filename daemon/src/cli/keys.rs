@@ -19,7 +19,7 @@ use super::{
 use crate::{
     admin::{
         AdminClient,
-        api::{GoOn, RotateKeys},
+        api::{DestroyKeys, GoOn, RotateKeys},
     },
     management::model::{DataKeyState, KeyRing, RewrapEnd, Rotated},
     pki,
@@ -36,6 +36,17 @@ pub(super) fn keys(command: &KeysCommand, common: &Common, output: &Output) -> R
             let request = RotateKeys { drop: drop.clone(), sole_daemon: *sole_daemon };
             let client = client(common)?;
             output.answer(&block_on(async { Ok(client.rotate_keys(&request).await?) })?, rotated)
+        }
+        KeysCommand::Orphans { destroy } => {
+            let found = block_on(orphans(&client(common)?, *destroy, &mut Progress::new(common)))?;
+            output.answer(&found, |found, out| {
+                out.line(format!("{} keys in custody, {} of them named by no record", found.keys, found.orphans));
+                match found.destroyed {
+                    Some(count) => out.line(format!("{count} destroyed")),
+                    None if found.orphans > 0 => out.line("`clavigerd keys orphans --destroy` destroys them"),
+                    None => {}
+                }
+            })
         }
         KeysCommand::Rewrap { sole_daemon, page } => {
             let request = GoOn { sole_daemon: *sole_daemon, limit: usize::from(*page) };
@@ -89,6 +100,37 @@ async fn status(client: &AdminClient, progress: &mut Progress) -> Result<Status,
     }
     progress.end();
     Ok(status)
+}
+
+/// Keys in custody.
+#[derive(Debug, Serialize)]
+struct Orphans {
+    keys: usize,
+    orphans: usize,
+    destroyed: Option<usize>,
+}
+
+/// A key that is being made is named by its record a moment later: what is
+/// destroyed was found twice, with all requests ended in between.
+async fn orphans(client: &AdminClient, destroy: bool, progress: &mut Progress) -> Result<Orphans, Failure> {
+    let first = client.orphaned_keys().await?;
+    let mut found = Orphans { keys: first.keys, orphans: first.orphans.len(), destroyed: destroy.then_some(0) };
+    if !destroy || first.orphans.is_empty() {
+        return Ok(found);
+    }
+    let until = Instant::now() + BETWEEN_LOOKS;
+    while let Some(left) = until.checked_duration_since(Instant::now()) {
+        progress.say(|| format!("waiting {} s for requests in progress", left.as_secs() + 1));
+        pause(1000).await;
+    }
+    progress.end();
+    let mut destroyed = 0;
+    for ids in first.orphans.chunks(1000) {
+        // The daemon looks again itself.
+        destroyed += client.destroy_orphaned_keys(&DestroyKeys { ids: ids.to_vec() }).await?.destroyed;
+    }
+    found.destroyed = Some(destroyed);
+    Ok(found)
 }
 
 /// What `keys rewrap` has done, over all of its passes.
@@ -247,5 +289,7 @@ impl Progress {
 /// A pass or two after the first have little to do. More mean that something seals under a former
 /// data key without end.
 const MAX_PASSES: u32 = 6;
+/// Between two looks at keys that no record names.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(30);
 /// How long it is worth waiting for a data key to go.
 const PATIENCE_MS: u64 = 60_000;

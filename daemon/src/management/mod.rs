@@ -23,6 +23,7 @@ pub mod kek;
 pub mod keyring;
 pub mod link;
 pub mod model;
+pub mod orphans;
 pub mod realm_keys;
 pub mod record;
 pub mod registry;
@@ -39,7 +40,7 @@ pub mod users;
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
-use claviger_plugin_api::{KeyCustody, PluginError, UserStore};
+use claviger_plugin_api::{KeyCustody, KeyId, PluginError, UserStore};
 use claviger_protocol::{KemId, Realm, Secret32, ServiceId, SuiteError, SuiteId};
 
 use self::{
@@ -50,8 +51,10 @@ use self::{
     keyring::{Keyring, KeyringError, SETTLE},
     link::Links,
     model::{
-        AdminError, EnrolmentCode, KeyRing, NewUser, RewrapProgress, Rotated, SecretCount, Service, User, UserPage,
+        AdminError, EnrolmentCode, KeyRing, NewUser, OrphanedKeys, RewrapProgress, Rotated, SecretCount, Service, User,
+        UserPage,
     },
+    orphans::Orphans,
     realm_keys::{RealmKeyError, RealmKeys},
     registry::ServiceRegistry,
     reply_processor::{GrantPolicy, ReplyProcessor},
@@ -76,6 +79,9 @@ pub enum NotReady {
     /// The key ring.
     #[error(transparent)]
     Keyring(#[from] KeyringError),
+    /// The key custody.
+    #[error("the key custody does not answer: {0}")]
+    Custody(PluginError),
 }
 
 /// The management role of one daemon.
@@ -92,6 +98,8 @@ pub struct Management {
     repository: Repository,
     keyring: Arc<Keyring>,
     rewrap: Rewrap,
+    unique_keys: Arc<UniqueKeys>,
+    orphans: Orphans,
 }
 
 /// Why the management role cannot start.
@@ -176,7 +184,9 @@ impl Management {
         let reply_processor = ReplyProcessor::new(gate.clone(), registry.clone(), policy);
         let account = Account::new(gate.clone(), registry.clone());
         let rewrap = Rewrap::new(realm.as_str(), repository.clone(), keyring.clone(), clock.clone());
-        let users = Users { repository: repository.clone(), unique_keys, clock };
+        let users = Users { repository: repository.clone(), unique_keys: unique_keys.clone(), clock };
+        let dummy_key = gate.realm_keys().dummy_key_id();
+        let orphans = Orphans::new(repository.clone(), unique_keys.clone(), dummy_key);
         let private_user_ids = config.private_user_ids;
         Ok(Arc::new(Self {
             realm,
@@ -191,6 +201,8 @@ impl Management {
             repository,
             keyring,
             rewrap,
+            unique_keys,
+            orphans,
         }))
     }
 
@@ -239,9 +251,28 @@ impl Management {
     /// Also removes some of the enrolments that are over.
     pub async fn refresh(&self) -> Result<(), NotReady> {
         self.repository.store().health().await?;
+        self.unique_keys.health().await.map_err(NotReady::Custody)?;
         self.keyring.reload().await?;
         self.registry.refresh().await?;
         Ok(self.enrolment.sweep().await?)
+    }
+
+    /// Keys in custody, and those that no record names at this moment.
+    pub async fn orphaned_keys(&self) -> Result<OrphanedKeys, AdminError> {
+        let (keys, orphans) = self.orphans.find().await.map_err(|error| AdminError::Unavailable(error.to_string()))?;
+        let orphans = orphans.iter().map(|id| data_encoding::HEXLOWER.encode(id)).collect();
+        Ok(OrphanedKeys { keys, orphans })
+    }
+
+    /// Destroys those of these keys that no record names now; how many.
+    pub async fn destroy_orphaned_keys(&self, ids: &[String]) -> Result<usize, AdminError> {
+        let id = |text: &String| {
+            let bytes = data_encoding::HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok();
+            let id = bytes.and_then(|bytes| KeyId::try_from(bytes).ok());
+            id.ok_or_else(|| AdminError::Invalid("the id of a key in custody has 32 hex digits".into()))
+        };
+        let ids = ids.iter().map(id).collect::<Result<Vec<_>, _>>()?;
+        self.orphans.destroy(&ids).await.map_err(|error| AdminError::Unavailable(error.to_string()))
     }
 
     /// Whether a service is registered.

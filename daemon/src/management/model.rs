@@ -259,3 +259,12 @@ pub enum AdminError {
     #[error("the user store is not available: {0}")]
     Unavailable(String),
 }
+
+/// Keys in the custody of a module.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrphanedKeys {
+    /// All keys that the module holds for this realm.
+    pub keys: usize,
+    /// The ids, in hex, of those that no record names.
+    pub orphans: Vec<String>,
+}

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use claviger_plugin_api::{KeyCustody, KeyId, Record, UserStore};
+use claviger_plugin_api::{KeyCustody, KeyId, Record, SecretBytes, UserStore};
 use claviger_protocol::{
     Code, KemId, Realm, Secret32, SuiteId,
     aws_lc::AwsLc,
@@ -17,6 +17,7 @@ use claviger_protocol::{
         rotate,
     },
 };
+use data_encoding::HEXLOWER;
 use tokio::sync::oneshot;
 
 use super::{
@@ -303,6 +304,26 @@ async fn custody_holds_the_keys_that_records_name_and_no_others() {
     assert_eq!(users().await, again.keys_in_custody(), "a code that was replaced takes its offer along");
     management.delete_user("ann").await.unwrap();
     assert_eq!(users().await, [] as [KeyId; 0]);
+}
+
+#[tokio::test]
+async fn keys_that_no_record_names_are_found_and_destroyed_and_no_others() {
+    let custody = Arc::new(MemoryCustody::default());
+    let management = with_custody(MemoryStore::new(), Some(custody.clone())).await;
+    management.add_user(NewUser { id: "ann".into(), ..NewUser::default() }).await.unwrap();
+    enrol_anew(&management).await;
+    offer(&management, &new_code(&management).await).await.unwrap();
+    // The dummy's, the user's, that of an offer.
+    let found = management.orphaned_keys().await.unwrap();
+    assert_eq!((found.keys, found.orphans.len()), (3, 0));
+    let named = custody.keys(None, 1000).await.unwrap();
+    custody.keep([7; 16], SecretBytes::zeroed(32)).await.unwrap();
+    let found = management.orphaned_keys().await.unwrap();
+    assert_eq!((found.keys, found.orphans), (4, vec!["07".repeat(16)]));
+    let all: Vec<String> = custody.keys(None, 1000).await.unwrap().iter().map(|id| HEXLOWER.encode(id)).collect();
+    assert_eq!(management.destroy_orphaned_keys(&all).await.unwrap(), 1, "of all, the one that nothing names");
+    assert_eq!(custody.keys(None, 1000).await.unwrap(), named);
+    assert!(matches!(management.destroy_orphaned_keys(&["x".into()]).await, Err(AdminError::Invalid(_))));
 }
 
 #[tokio::test]

@@ -80,6 +80,36 @@ impl UniqueKeys {
         Digest::from_slice(mac.expose()).ok_or(MacError::Suite(SuiteError::Failed))
     }
 
+    /// Whether the custody can work; good where there is none.
+    pub async fn health(&self) -> Result<(), PluginError> {
+        match &self.custody {
+            Some(custody) => custody.component.health().await,
+            None => Ok(()),
+        }
+    }
+
+    /// All keys in custody, read in pages; none where there is no custody.
+    pub async fn all(&self, page: usize) -> Result<Vec<KeyId>, PluginError> {
+        let Some(custody) = &self.custody else { return Ok(Vec::new()) };
+        let mut all = Vec::new();
+        loop {
+            let keys = custody.component.keys(all.last().copied(), page).await?;
+            let more = keys.len() == page;
+            all.extend(keys);
+            if !more {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// Destroys keys (at most 1000), or says why not.
+    pub async fn destroy_now(&self, keys: &[KeyId]) -> Result<(), PluginError> {
+        match &self.custody {
+            Some(custody) => custody.component.destroy(keys).await,
+            None => Ok(()),
+        }
+    }
+
     /// Destroys keys that no record names any more. One that cannot be
     /// destroyed now is left behind: nobody can use it, it only takes room.
     pub async fn destroy(&self, keys: Vec<KeyId>) {
