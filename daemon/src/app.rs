@@ -295,7 +295,7 @@ async fn watch_service(flag: ReadyFlag, plugins: Arc<PluginHost>, end: Cancellat
     let mut changes = plugins.changes();
     loop {
         let health = plugins.health().await;
-        let needed = health.iter().filter(|health| health.component != "user_store");
+        let needed = health.iter().filter(|health| !matches!(health.component, "user_store" | "custody"));
         match needed.filter_map(|health| health.problem.as_ref().map(|problem| (health, problem))).next() {
             None => flag.ready(),
             Some((health, problem)) => flag.set(false, &format!("plugin {}: {problem}", health.plugin)),
