@@ -52,6 +52,8 @@ pub struct Storage {
     pub store: String,
     /// `management.custody`: one of the plugins.
     pub custody: Option<String>,
+    /// Variables of the environment that its daemons need.
+    pub environment: Vec<(String, PathBuf)>,
     /// What ends when the last deployment on it is dropped.
     pub server: Arc<dyn Any + Send + Sync>,
 }
@@ -277,6 +279,7 @@ impl Deployment {
         let name = ["clavigerd", "clavigerd (service)"][at];
         let mut command = Command::new(self.binaries.clavigerd());
         command.arg("--config").arg(self.configuration(at)).arg("run");
+        command.envs(self.storage().environment);
         let log = self.directory.join(["clavigerd.log", "service.log"][at]);
         let mut daemon = Process::start(name, &mut command, &log)?;
         let telemetry = SocketAddr::from(([127, 0, 0, 1], self.telemetry[at]));
@@ -353,6 +356,7 @@ socket = "admin{daemon}.sock"
             plugins: vec![(SQLITE.into(), format!("path = \"{}\"", self.directory.join("users.db").display()))],
             store: SQLITE.into(),
             custody: None,
+            environment: Vec::new(),
             server: Arc::new(()),
         })
     }

@@ -40,5 +40,5 @@ fn redis_cluster(cluster: &Arc<RedisCluster>) -> Storage {
 /// One plugin keeps all.
 fn storage(plugin: &str, config: String, server: &Arc<impl Send + Sync + 'static>) -> Storage {
     let plugins = vec![(plugin.to_owned(), config)];
-    Storage { plugins, store: plugin.into(), custody: None, server: server.clone() }
+    Storage { plugins, store: plugin.into(), custody: None, environment: Vec::new(), server: server.clone() }
 }
