@@ -22,6 +22,7 @@ pub(crate) const TESTS: Packages = &[
     ("python3-cryptography", "/usr/lib/python3/dist-packages/cryptography/__init__.py"),
     ("redis-sentinel", "/usr/bin/redis-sentinel"),
     ("redis-server", "/usr/bin/redis-server"),
+    ("softhsm2", "/usr/bin/softhsm2-util"),
 ];
 
 /// What formal models need, whatever checks them.

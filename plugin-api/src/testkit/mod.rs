@@ -8,11 +8,13 @@
 //! - [`user_store`]: the suite of [`UserStore`](crate::UserStore); a store that outlives its process
 //!   passes [`restart`] too, and one that several daemons may share [`processes`];
 //! - [`state_store`]: the suite of [`StateStore`](crate::StateStore);
+//! - [`custody`]: the suite of [`KeyCustody`](crate::KeyCustody);
 //! - [`MemoryState`]: a state store in memory for tests of issuers;
 //! - [`StoppedClock`]: time that passes when it is told to.
 
 mod clock;
 mod counters;
+mod custody;
 mod dropped;
 mod lists;
 mod memory_state;
@@ -26,6 +28,7 @@ mod state_store;
 use std::{future::Future, sync::Arc};
 
 pub use clock::StoppedClock;
+pub use custody::custody;
 pub use memory_state::MemoryState;
 pub use processes::processes;
 pub use restart::restart;

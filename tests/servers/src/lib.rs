@@ -5,8 +5,10 @@
 
 mod postgres;
 mod redis;
+mod softhsm;
 mod tree;
 
 pub use postgres::{POSTGRES_PASSWORD, Postgres, give};
 pub use redis::{Redis, RedisCluster, RedisSentinel, TlsFiles};
+pub use softhsm::{SOFTHSM_PIN, SOFTHSM_TOKEN, SoftHsm};
 pub use tree::{freeze, thaw};
