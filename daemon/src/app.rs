@@ -22,6 +22,7 @@ use crate::{
     management::{
         self, Management, account,
         http::{ServicesHandler, TerminalsHandler},
+        kek::Recipients,
     },
     net::{Handler, NetError, Server, SourceLimit, tls::server_config},
     plugin_host::{HostServices, PluginHost, PluginHostError, StateSource},
@@ -326,7 +327,9 @@ async fn build_management(
             role: "management",
         })?),
     };
-    Ok(Management::start(realm.clone(), section, suites, store, custody, clock::system()).await?)
+    let modules = |plugin: &str| plugins.custody(plugin);
+    let recipients = Recipients::open(&section.key_encryption_keys, realm.as_str(), modules).await;
+    Ok(Management::start(realm.clone(), section, suites, store, custody, recipients, clock::system()).await?)
 }
 
 fn management_listeners(section: &ManagementConfig, role: &Arc<Management>) -> Result<Vec<Listener>, Error> {

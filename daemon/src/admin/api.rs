@@ -66,3 +66,39 @@ pub struct Digits {
     /// Six digits.
     pub digits: String,
 }
+
+/// Asks for a new data key.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RotateKeys {
+    /// Ids of key-encryption keys that shall open nothing any more.
+    #[serde(default)]
+    pub drop: Vec<String>,
+    /// No other daemon uses the store: the new key seals at once.
+    #[serde(default)]
+    pub sole_daemon: bool,
+}
+
+/// From which record on secrets are counted.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CountQuery {
+    /// `next` of the page before.
+    pub after: Option<String>,
+}
+
+/// Asks for the next page of the pass that seals secrets anew.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GoOn {
+    /// No other daemon uses the store: data keys need not stay for others.
+    #[serde(default)]
+    pub sole_daemon: bool,
+    /// At most this many records, 1 to 1000.
+    #[serde(default = "page")]
+    pub limit: usize,
+}
+
+fn page() -> usize {
+    500
+}

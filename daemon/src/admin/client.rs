@@ -15,10 +15,12 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
 use super::{
-    api::{CodeRequest, Digits, Status, Suspend},
+    api::{CodeRequest, Digits, GoOn, RotateKeys, Status, Suspend},
     problem::Problem,
 };
-use crate::management::model::{EnrolmentCode, NewUser, Service, User, UserPage};
+use crate::management::model::{
+    EnrolmentCode, KeyRing, NewUser, RewrapProgress, Rotated, SecretCount, Service, User, UserPage,
+};
 
 /// Why a call gave no answer, or a refusal.
 #[derive(Debug, thiserror::Error)]
@@ -163,6 +165,39 @@ impl AdminClient {
     /// [`ClientError`].
     pub async fn remove_service(&self, id: &str) -> Result<(), ClientError> {
         self.call(Method::DELETE, &format!("/v1/services/{}", encoded(id)), NONE).await.map(|_| ())
+    }
+
+    /// The key ring.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn key_ring(&self) -> Result<KeyRing, ClientError> {
+        self.read(Method::GET, "/v1/keys", NONE).await
+    }
+
+    /// Makes a new data key.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn rotate_keys(&self, request: &RotateKeys) -> Result<Rotated, ClientError> {
+        self.read(Method::POST, "/v1/keys/rotate", Some(request)).await
+    }
+
+    /// A page of counted secrets.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn count_secrets(&self, after: Option<&str>) -> Result<SecretCount, ClientError> {
+        let after = after.map(|key| format!("?after={}", encoded(key))).unwrap_or_default();
+        self.read(Method::GET, &format!("/v1/keys/secrets{after}"), NONE).await
+    }
+
+    /// Goes on with the pass that seals secrets anew, or begins one.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn rewrap(&self, request: &GoOn) -> Result<RewrapProgress, ClientError> {
+        self.read(Method::POST, "/v1/keys/rewrap", Some(request)).await
     }
 
     async fn read<T: DeserializeOwned>(

@@ -11,14 +11,16 @@ use http::{StatusCode, request::Parts};
 use serde::de::DeserializeOwned;
 
 use super::{
-    api::{CodeRequest, Digits, PageQuery, Status, Suspend},
+    api::{CodeRequest, CountQuery, Digits, GoOn, PageQuery, RotateKeys, Status, Suspend},
     problem::Problem,
     server::{AdminState, Caller},
 };
 use crate::{
     management::{
         Management,
-        model::{AdminError, EnrolmentCode, NewUser, Service, User, UserPage},
+        model::{
+            AdminError, EnrolmentCode, KeyRing, NewUser, RewrapProgress, Rotated, SecretCount, Service, User, UserPage,
+        },
     },
     plugin_host::PluginStatus,
 };
@@ -39,6 +41,10 @@ pub(super) fn router(state: Arc<AdminState>) -> Router {
         .route("/v1/users/{id}/enrolment-code", post(enrolment_code))
         .route("/v1/services", get(services).post(add_service))
         .route("/v1/services/{id}", delete(remove_service))
+        .route("/v1/keys", get(key_ring))
+        .route("/v1/keys/secrets", get(count_secrets))
+        .route("/v1/keys/rotate", post(rotate_keys))
+        .route("/v1/keys/rewrap", post(rewrap))
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "this path does not know that method")
         })
@@ -164,6 +170,38 @@ async fn remove_service(
 ) -> Result<StatusCode, Problem> {
     audited(caller, "service.remove", &id, management(&state)?.remove_service(&id).await)
         .map(|_| StatusCode::NO_CONTENT)
+}
+
+async fn key_ring(State(state): Shared) -> Answer<KeyRing> {
+    Ok(Json(management(&state)?.key_ring().await?))
+}
+
+async fn count_secrets(State(state): Shared, Part(Query(page)): Part<Query<CountQuery>>) -> Answer<SecretCount> {
+    Ok(Json(management(&state)?.count_secrets(page.after.as_deref()).await?))
+}
+
+async fn rotate_keys(
+    State(state): Shared,
+    Extension(caller): Extension<Caller>,
+    Body(request): Body<RotateKeys>,
+) -> Answer<Rotated> {
+    let result = management(&state)?.rotate_data_key(&request.drop, request.sole_daemon).await;
+    audited(caller, "keys.rotate", "", result)
+}
+
+/// Leaves a line at the end of a pass, not for each page.
+async fn rewrap(
+    State(state): Shared,
+    Extension(caller): Extension<Caller>,
+    Body(request): Body<GoOn>,
+) -> Answer<RewrapProgress> {
+    if !(1..=1000).contains(&request.limit) {
+        return Err(AdminError::Invalid("limit must be from 1 to 1000".to_owned()).into());
+    }
+    match management(&state)?.rewrap(request.sole_daemon, request.limit).await {
+        Ok(progress) if progress.end.is_none() => Ok(Json(progress)),
+        result => audited(caller, "keys.rewrap", "", result),
+    }
 }
 
 fn management(state: &AdminState) -> Result<&Management, Problem> {

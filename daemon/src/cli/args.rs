@@ -4,13 +4,13 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::parse_duration;
+use crate::{config::parse_duration, management::kek::KekId};
 
 /// The Claviger identity broker.
 ///
 /// `clavigerd run` is the daemon. The other commands administer it: those for
-/// users, services and plugins speak to the running daemon through its Unix
-/// socket, those for certificates and keys work on files.
+/// users, services, plugins and keys speak to the running daemon through its
+/// Unix socket, those that make certificates and key files work on files.
 #[derive(Debug, Parser)]
 #[command(name = "clavigerd", version, after_help = EXIT_CODES, propagate_version = true, max_term_width = 100)]
 pub struct Cli {
@@ -131,9 +131,9 @@ pub enum Command {
         command: PkiCommand,
     },
 
-    /// Key-encryption keys
+    /// Keys at rest: make, show, rotate, seal anew
     Keys {
-        /// What to make.
+        /// What to do with keys.
         #[command(subcommand)]
         command: KeysCommand,
     },
@@ -249,7 +249,7 @@ pub enum ServiceCommand {
 pub enum StoreCommand {
     /// Copy the realm from one user store into another
     ///
-    /// Both are [[plugin]]s of the configuration, whatever plugins they are. Copies all records and
+    /// Both are stores of plugins that the configuration loads, whichever they are. Copies all records and
     /// all counters, so that nobody has to enrol again and no envelope can be replayed, and compares
     /// both at the end. The target must be empty, or hold what an earlier run has left there: what
     /// is there already is left alone, so an interrupted copy is ended by the same command.
@@ -361,9 +361,38 @@ pub struct IssueArgs {
 pub enum KeysCommand {
     /// Make a key-encryption key: 32 random bytes as 64 hex digits, mode 0600; never replaces a file
     Init {
-        /// The file for `management.key_encryption_key`
+        /// A file for `management.key_encryption_keys`
         file: PathBuf,
     },
+    /// Show key-encryption keys, data keys, and how many secrets are sealed under each
+    Status,
+    /// Make a new data key, wrapped for all configured key-encryption keys
+    ///
+    /// It seals from half a minute later on, when every daemon has read it. Run `keys rewrap` then.
+    Rotate {
+        /// A key-encryption key, by its id, that shall open nothing any more; repeat for more
+        #[arg(long = "drop", value_name = "KEK_ID", value_parser = kek_id)]
+        drop: Vec<String>,
+        /// No other daemon uses the store: wait for none
+        #[arg(long)]
+        sole_daemon: bool,
+    },
+    /// Seal all secrets under the current data key, and drop data keys that nothing is sealed under
+    ///
+    /// Also wraps the data keys for key-encryption keys that were configured since. Users sign on
+    /// meanwhile. May be interrupted: run it again and it goes on.
+    Rewrap {
+        /// No other daemon uses the store: wait for none
+        #[arg(long)]
+        sole_daemon: bool,
+        /// Records in one call to the daemon, 1 to 1000
+        #[arg(long, value_name = "RECORDS", default_value_t = 500, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        page: u16,
+    },
+}
+
+fn kek_id(text: &str) -> Result<String, String> {
+    text.parse::<KekId>().map(|id| id.to_string())
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

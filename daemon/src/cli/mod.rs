@@ -4,13 +4,14 @@
 //! - `failure`: what goes wrong, and the exit code of each.
 //! - `output`: tables and JSON.
 //! - `daemon`: `run`, `check`, `status`.
-//! - `users`, `services`, `plugins`: through the administration socket.
-//! - `pki`: certificates and keys; needs no daemon.
+//! - `users`, `services`, `plugins`, `keys`: through the administration socket.
+//! - `pki`: certificates; needs no daemon.
 //! - `transfer`: a realm as a whole: copy, backup, restore; works on the stores itself.
 
 pub mod args;
 mod daemon;
 mod failure;
+mod keys;
 mod output;
 mod pki;
 mod plugins;
@@ -69,7 +70,7 @@ fn dispatch(cli: &Cli, output: &Output) -> Result<ExitCode, Failure> {
         }
         Command::Plugin { command } => plugins::plugin(command, common, output)?,
         Command::Pki { command } => pki::pki(command, output)?,
-        Command::Keys { command } => pki::keys(command, output)?,
+        Command::Keys { command } => keys::keys(command, common, output)?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -104,6 +105,8 @@ mod tests {
             &["clavigerd", "store", "migrate", "--from", "a"],
             &["clavigerd", "store", "migrate", "--from", "a", "--to", "a"],
             &["clavigerd", "backup", "--verify", "--store", "a", "file"],
+            &["clavigerd", "keys", "rotate", "--drop", "kek"],
+            &["clavigerd", "keys", "rewrap", "--page", "0"],
         ] {
             assert_eq!(main_with(arguments), ExitCode::from(failure::USAGE), "{arguments:?}");
         }
@@ -126,6 +129,7 @@ mod tests {
             (&["run", "--config", &config], 3),
             (&["user", "list", "--config", &config], 3),
             (&["user", "list", "--socket", &socket], 4),
+            (&["keys", "status", "--socket", &socket], 4),
             (&["status", "--socket", &socket, "--json"], 4),
             (&["plugin", "inspect", &config], 1),
             (&["store", "migrate", "--from", "a", "--to", "b", "--config", &config], 3),

@@ -1,10 +1,9 @@
-//! `clavigerd pki` and `clavigerd keys`: files only, no daemon.
+//! `clavigerd pki`: files only, no daemon.
 
-use serde_json::json;
 use time::OffsetDateTime;
 
 use super::{
-    args::{KeysCommand, PkiCommand, SubjectCommand},
+    args::{PkiCommand, SubjectCommand},
     failure::Failure,
     output::{Lines, Output},
 };
@@ -30,14 +29,6 @@ pub(super) fn pki(command: &PkiCommand, output: &Output) -> Result<(), Failure> 
         }
     };
     output.answer(&issued, show)
-}
-
-pub(super) fn keys(command: &KeysCommand, output: &Output) -> Result<(), Failure> {
-    let KeysCommand::Init { file } = command;
-    pki::keys::init(file)?;
-    output.answer(&json!({ "key": file }), |_, out| {
-        out.line(format!("{}: a new key-encryption key; keep a copy in a safe place", file.display()));
-    })
 }
 
 fn show(issued: &Issued, out: &mut Lines) {

@@ -20,13 +20,12 @@ use super::{
 use crate::{
     admin::ClientError,
     clock,
-    config::types::{Config, ManagementConfig},
-    management::sealing::KeyEncryptionKey,
+    config::types::{Config, KekSource, ManagementConfig},
+    management::kek::Recipients,
     transfer::{
         Error, Progress,
         backup::{self, Backup, Contents},
         copy::{self, Options, Report},
-        file::Keks,
         stores,
     },
 };
@@ -77,9 +76,9 @@ pub(super) fn store(command: &StoreCommand, common: &Common, output: &Output) ->
 pub(super) fn backup(file: &Path, store: Option<&str>, common: &Common, output: &Output) -> Result<(), Failure> {
     let config = load(common)?;
     let management = management(&config)?;
-    let keks = keks(management)?;
     let (started, meter) = (Instant::now(), Meter::new(output));
     let contents = block_on(async {
+        let keks = recipients(&config, management).await?;
         let (_host, [store]) = stores::open(&config, [store.unwrap_or(&management.store)]).await?;
         let made_ms = clock::millis((clock::system())());
         let listener = |progress| meter.show(progress);
@@ -92,7 +91,7 @@ pub(super) fn backup(file: &Path, store: Option<&str>, common: &Common, output: 
 
 pub(super) fn verify(file: &Path, common: &Common, output: &Output) -> Result<(), Failure> {
     let config = load(common)?;
-    let keks = keks(management(&config)?)?;
+    let keks = block_on(recipients(&config, management(&config)?))?;
     let (started, meter) = (Instant::now(), Meter::new(output));
     let opened = Backup::open(file, &config.realm, &keks, true, &|progress| meter.show(progress));
     meter.clear();
@@ -108,13 +107,13 @@ pub(super) fn restore(
 ) -> Result<(), Failure> {
     let config = load(common)?;
     let management = management(&config)?;
-    let keks = keks(management)?;
     let (started, meter) = (Instant::now(), Meter::new(output));
     let name = store.unwrap_or(&management.store);
     let (contents, report) = block_on(async {
         if !how.dry_run {
             refuse_running(common, "a daemon and a restore do not share a store").await?;
         }
+        let keks = recipients(&config, management).await?;
         let listener = |progress| meter.show(progress);
         let opened =
             Backup::open(file, &config.realm, &keks, how.keep_keys, &listener).inspect_err(|_| meter.clear())?;
@@ -169,8 +168,22 @@ fn management(config: &Config) -> Result<&ManagementConfig, Failure> {
     })
 }
 
-fn keks(management: &ManagementConfig) -> Result<Keks, Failure> {
-    KeyEncryptionKey::read(&management.key_encryption_key).map(Keks::new).map_err(Failure::failed)
+/// The key-encryption keys of the configuration, and the plugins that derive
+/// some of them.
+async fn recipients(config: &Config, management: &ManagementConfig) -> Result<Recipients, Failure> {
+    let modules = management.key_encryption_keys.iter().filter_map(|source| match source {
+        KekSource::Custody(plugin) => Some(plugin.as_str()),
+        KekSource::File(_) | KekSource::Credential(_) => None,
+    });
+    let host = stores::load(config, modules).await?;
+    let recipients =
+        Recipients::open(&management.key_encryption_keys, &config.realm, |plugin| host.custody(plugin)).await;
+    for recipient in recipients.all() {
+        if let Err(error) = &recipient.kek {
+            eprintln!("warning: {}: {error}", recipient.source);
+        }
+    }
+    Ok(recipients)
 }
 
 /// Runs a command's work on this thread. Plugins have threads of their own,

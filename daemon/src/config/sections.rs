@@ -9,13 +9,13 @@ use super::{
     problem::Problem,
     reader::{Table, nearest},
     types::{
-        AdminConfig, Binding, Config, DrainConfig, LogConfig, LogFormat, ManagementConfig, ManagementLimits,
+        AdminConfig, Binding, Config, DrainConfig, KekSource, LogConfig, LogFormat, ManagementConfig, ManagementLimits,
         ManagerConfig, PluginConfig, Roles, ServiceConfig, ServiceLimits, ServicesListener, StateChoice,
         TelemetryConfig, TerminalsListener,
     },
     values::{
-        boolean, choice, duration, integer, json, kem, label, list, name, one_or_more, origin, path, set, sha256,
-        socket, socket_or_off, suite, text,
+        boolean, choice, duration, integer, json, kek_source, kem, label, list, name, one_or_more, origin, path, set,
+        sha256, socket, socket_or_off, suite, text,
     },
 };
 
@@ -129,7 +129,13 @@ fn management(table: &mut Table<'_>, plugins: &[&str]) -> Option<ManagementConfi
     }
     let suites = table.or("suites", SUITES.to_vec(), set(suite));
     let kems = table.or("kems", KEMS.to_vec(), set(kem));
-    let key_encryption_key = table.required("key_encryption_key", "the file that `clavigerd keys init` made", path);
+    let keks = "a list of the files that `clavigerd keys init` made";
+    let key_encryption_keys = table.required("key_encryption_keys", keks, set(kek_source));
+    for source in key_encryption_keys.iter().flatten() {
+        if let KekSource::Custody(plugin) = source {
+            known_plugin(table, "key_encryption_keys", plugin, plugins, "after \"custody:\" ");
+        }
+    }
     let enrolment_suite_floor = table.or("enrolment_suite_floor", 0x0001, suite);
     let enrolment_kem_floor = table.or("enrolment_kem_floor", 0, kem);
     if suites.iter().all(|suite| *suite < enrolment_suite_floor) {
@@ -173,7 +179,7 @@ fn management(table: &mut Table<'_>, plugins: &[&str]) -> Option<ManagementConfi
         custody,
         suites,
         kems,
-        key_encryption_key: key_encryption_key?,
+        key_encryption_keys: key_encryption_keys?,
         enrolment_suite_floor,
         enrolment_kem_floor,
         clock_window,

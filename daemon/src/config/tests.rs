@@ -140,6 +140,22 @@ fn every_wrong_configuration_is_reported_at_its_place() {
         ("#more", "kems = [0]\nenrolment_kem_floor = 1", "21:23", "no enabled key exchange reaches", "enable another"),
         ("#more", "max_session = \"90500ms\"", "20:15", "`management.max_session` is not of whole seconds", ""),
         ("#more", "clock_window = \"0s\"", "20:16", "`management.clock_window` is out of range", "from 1s to 1h"),
+        (
+            "\"kek.key\"",
+            "\"kek.key\", \"credential:a/b\"",
+            "21:35",
+            "`management.key_encryption_keys[1]` is \"credential:a/b\"",
+            "the name of a credential",
+        ),
+        ("\"kek.key\"", "\"custody:stoer\"", "21:23", "there is no plugin `stoer`", "did you mean `store`?"),
+        ("[\"kek.key\"]", "[]", "21:23", "`management.key_encryption_keys` is empty", "at least one"),
+        (
+            "key_encryption_keys = [",
+            "key_encryption_key = [",
+            "21:1",
+            "unknown key `key_encryption_key`",
+            "did you mean",
+        ),
         ("#more", "kek = 1", "20:1", "unknown key `kek` in [management]", "known here"),
         (
             "[management.limits]\n",
@@ -449,7 +465,7 @@ n = [1, 2.5, true]
 [management]
 store = "store"
 #more
-key_encryption_key = "kek.key"
+key_encryption_keys = ["kek.key"]
 
 [management.terminals]
 listen = "0.0.0.0:8443"

@@ -158,8 +158,8 @@ pub struct ManagementConfig {
     pub suites: Vec<u16>,
     /// Enabled key exchanges by registry id, at least one, none twice.
     pub kems: Vec<u8>,
-    /// The file of the key-encryption key: 32 bytes as 64 hex digits, mode 0600.
-    pub key_encryption_key: PathBuf,
+    /// Where key-encryption keys lie, at least one, none twice. Each opens everything.
+    pub key_encryption_keys: Vec<KekSource>,
     /// The lowest suite that an enrolled terminal may ever use.
     pub enrolment_suite_floor: u16,
     /// The lowest key exchange that an enrolled terminal may ever use.
@@ -180,6 +180,28 @@ pub struct ManagementConfig {
     pub services: Option<ServicesListener>,
     /// `[management.limits]`
     pub limits: ManagementLimits,
+}
+
+/// Where a key-encryption key lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KekSource {
+    /// A file of 32 bytes as 64 hex digits, mode 0600.
+    File(PathBuf),
+    /// Such a file among the credentials that systemd hands over: its name in `$CREDENTIALS_DIRECTORY`.
+    Credential(String),
+    /// Derived by the module of a plugin with key custody.
+    Custody(String),
+}
+
+impl fmt::Display for KekSource {
+    /// As it is configured.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Credential(name) => write!(f, "credential:{name}"),
+            Self::Custody(plugin) => write!(f, "custody:{plugin}"),
+        }
+    }
 }
 
 /// `[management.terminals]`: TLS for everybody.

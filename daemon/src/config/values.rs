@@ -11,7 +11,10 @@ use config::{Value, ValueKind};
 use data_encoding::HEXLOWER_PERMISSIVE;
 use http::Uri;
 
-use super::reader::{Node, Wrong};
+use super::{
+    reader::{Node, Wrong},
+    types::KekSource,
+};
 
 /// A string that is not empty.
 pub(super) fn text(node: &Node<'_>) -> Result<String, Wrong> {
@@ -145,6 +148,19 @@ pub(super) fn socket_or_off(node: &Node<'_>) -> Result<Option<SocketAddr>, Wrong
     match &node.value.kind {
         ValueKind::String(text) if text == "off" => Ok(None),
         _ => socket(node).map(Some),
+    }
+}
+
+/// Where a key-encryption key lies: a path, `credential:NAME` or `custody:PLUGIN`.
+pub(super) fn kek_source(node: &Node<'_>) -> Result<KekSource, Wrong> {
+    let text = text(node)?;
+    match text.split_once(':') {
+        Some(("credential", name)) if !matches!(name, "" | "." | "..") && !name.contains('/') => {
+            Ok(KekSource::Credential(name.to_owned()))
+        }
+        Some(("credential", _)) => Err(node.wrong(format_args!("is {text:?}"), "the name of a credential without `/`")),
+        Some(("custody", plugin)) => Ok(KekSource::Custody(plugin.to_owned())),
+        _ => path(node).map(KekSource::File),
     }
 }
 

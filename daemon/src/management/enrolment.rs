@@ -14,9 +14,10 @@ use tracing::{info, warn};
 use zeroize::Zeroizing;
 
 use super::{
+    keyring::Keyring,
     record::{CredentialRecord, EnrolmentRecord, EnrolmentRef, Keys, OfferRecord, UserRecord, enrolment_key, user_key},
     repository::{ChangeError, Repository},
-    sealing::{KeyEncryptionKey, Place, Unsealable},
+    sealing::{Place, Seal, Unsealable},
     unique_keys::UniqueKeys,
 };
 use crate::{
@@ -35,7 +36,7 @@ pub struct Enrolment {
     /// The store.
     pub repository: Repository,
     /// Seals what is stored.
-    pub kek: Arc<KeyEncryptionKey>,
+    pub kek: Arc<Keyring>,
     /// Where unique keys go.
     pub unique_keys: Arc<UniqueKeys>,
     /// The time.
@@ -69,16 +70,16 @@ pub type NewCode = (EnrolmentCode, u64);
 /// Wrong MACs under one code before it is suspended.
 const MAX_BAD_MACS: u32 = 10;
 /// Kinds of secrets in an enrolment's record.
-const PSK: &str = "enrolment psk";
+pub(super) const PSK: &str = "enrolment psk";
 /// The id of no code.
 const DUMMY: EnrolmentId = [0; 8];
-const TAGS: &str = "enrolment tags";
+pub(super) const TAGS: &str = "enrolment tags";
 
 impl Enrolment {
     /// Seals the dummy of [`Self::dummy_psk`].
-    pub fn dummy_psk(kek: &KeyEncryptionKey, realm: &Realm, psk: &Secret32) -> Result<Vec<u8>, Unsealable> {
+    pub fn dummy_psk(keyring: &Keyring, realm: &Realm, psk: &Secret32) -> Result<Vec<u8>, Unsealable> {
         let owner = data_encoding::HEXLOWER.encode(&DUMMY);
-        kek.seal(Place { realm: realm.as_str(), kind: PSK, owner: &owner, epoch: 0 }, psk.expose())
+        keyring.ephemeral().seal(Place { realm: realm.as_str(), kind: PSK, owner: &owner, epoch: 0 }, psk.expose())
     }
 
     /// Makes a code for a user; a former one that was not used ends.
@@ -335,6 +336,16 @@ impl Enrolment {
     async fn activate(&self, user: &str, id: &[u8; 8], credential: &CredentialRecord) -> Result<bool, Code> {
         let mut activated = false;
         let mut former = None;
+        // What goes from one record to another is sealed as of now: a pass
+        // that seals anew may have been at the one already.
+        let mut credential = credential.clone();
+        let place = credential.keys.place(self.realm.as_str(), user, credential.epoch);
+        if !credential.keys.is_erased()
+            && let Some(sealed) = self.kek.reseal(place, &credential.keys.sealed).map_err(unsealable)?
+        {
+            credential.keys.sealed = sealed;
+        }
+        let credential = &credential;
         let key = user_key(user);
         let changed = self.repository.change(&key, |user: &mut UserRecord| {
             activated = false;
@@ -382,7 +393,7 @@ impl Enrolment {
         let key_id = self.suites.random_array().map_err(|_| Code::Unavailable)?;
         let unique = self.unique_keys.keep(key_id, &pending.unique_key).await.map_err(|error| away(&error))?;
         let keys = Keys { unique, management: pending.management_key.clone() };
-        let sealed = keys.seal(&self.kek, self.realm.as_str(), user, 1).map_err(unsealable)?;
+        let sealed = keys.seal(&*self.kek, self.realm.as_str(), user, 1).map_err(unsealable)?;
         let tags = Zeroizing::new([pending.terminal_tag, pending.manager_tag].concat());
         Ok(OfferRecord {
             credential: CredentialRecord {
@@ -434,7 +445,7 @@ async fn count_bad_mac(repository: Repository, key: String) {
 }
 
 fn unsealable(_: Unsealable) -> Code {
-    tracing::error!(target: "audit", event = "record_tampered", "a secret of an enrolment does not open: wrong key-encryption key, or the record was exchanged");
+    tracing::error!(target: "audit", event = "record_tampered", "a secret of an enrolment does not open: the record was exchanged or damaged, or its data key was dropped");
     Code::Unavailable
 }
 

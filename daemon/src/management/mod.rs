@@ -7,7 +7,9 @@
 //! - [`users`], [`registry`]: what administrators handle; [`model`] is how they see it.
 //! - [`record`], [`repository`], [`batch`]: what lies in the user store, and how it gets there.
 //! - [`unique_keys`]: where the unique keys are: in records, or in the custody of a module.
-//! - [`sealing`], [`realm_keys`]: secrets at rest; names for services, handles, private user ids.
+//! - [`sealing`], [`keyring`], [`kek`]: secrets at rest, the data keys that seal them, the key-encryption keys
+//!   that wrap these; [`rewrap`] seals everything under the current data key.
+//! - [`realm_keys`]: names for services, handles, private user ids.
 //! - [`link`]: enrolment links.
 //! - [`http`]: the listeners' handlers.
 
@@ -17,6 +19,8 @@ pub mod enrolment;
 mod failure;
 pub mod gate;
 pub mod http;
+pub mod kek;
+pub mod keyring;
 pub mod link;
 pub mod model;
 pub mod realm_keys;
@@ -24,6 +28,7 @@ pub mod record;
 pub mod registry;
 pub mod reply_processor;
 pub mod repository;
+pub mod rewrap;
 pub mod sealing;
 #[cfg(test)]
 mod testing;
@@ -41,13 +46,17 @@ use self::{
     account::Account,
     enrolment::{Enrolment, NotHeld},
     gate::{Gate, Parts},
+    kek::{KekId, Recipients},
+    keyring::{Keyring, KeyringError, SETTLE},
     link::Links,
-    model::{AdminError, EnrolmentCode, NewUser, Service, User, UserPage},
+    model::{
+        AdminError, EnrolmentCode, KeyRing, NewUser, RewrapProgress, Rotated, SecretCount, Service, User, UserPage,
+    },
     realm_keys::{RealmKeyError, RealmKeys},
     registry::ServiceRegistry,
     reply_processor::{GrantPolicy, ReplyProcessor},
     repository::{ChangeError, Repository},
-    sealing::{KekError, KeyEncryptionKey},
+    rewrap::Rewrap,
     unique_keys::UniqueKeys,
     users::Users,
 };
@@ -57,6 +66,17 @@ use crate::{
     net::{Peer, tls::public_key_sha256},
     suites::Suites,
 };
+
+/// Why the role is not ready.
+#[derive(Debug, thiserror::Error)]
+pub enum NotReady {
+    /// The store.
+    #[error("the user store does not answer: {0}")]
+    Store(#[from] PluginError),
+    /// The key ring.
+    #[error(transparent)]
+    Keyring(#[from] KeyringError),
+}
 
 /// The management role of one daemon.
 pub struct Management {
@@ -70,14 +90,16 @@ pub struct Management {
     users: Users,
     registry: Arc<ServiceRegistry>,
     repository: Repository,
+    keyring: Arc<Keyring>,
+    rewrap: Rewrap,
 }
 
 /// Why the management role cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The key-encryption key.
+    /// The key ring.
     #[error(transparent)]
-    Kek(#[from] KekError),
+    Keyring(#[from] KeyringError),
     /// The store does not answer.
     #[error("the user store does not answer: {0}")]
     Store(#[from] PluginError),
@@ -103,17 +125,18 @@ impl Management {
         suites: Suites,
         store: Arc<dyn UserStore>,
         custody: Option<Arc<dyn KeyCustody>>,
+        recipients: Recipients,
         clock: Clock,
     ) -> Result<Arc<Self>, StartError> {
         let unique_keys = Arc::new(UniqueKeys::new(custody));
-        let kek = Arc::new(KeyEncryptionKey::read(&config.key_encryption_key)?);
         let kem = |number: u8| {
             KemId::from_wire(number).ok_or_else(|| StartError::Configuration(format!("{number} is not a KEM")))
         };
         let kems = config.kems.iter().map(|number| kem(*number)).collect::<Result<Vec<_>, _>>()?;
-        let realm_keys = Arc::new(RealmKeys::load(&*store, &kek, realm.as_str()).await?);
         let links = Links::read(&config.terminals, realm.as_str()).map_err(StartError::Configuration)?;
         let repository = Repository::new(store);
+        let keyring = Keyring::load(repository.clone(), realm.as_str(), recipients, clock.clone()).await?;
+        let realm_keys = Arc::new(RealmKeys::load(&**repository.store(), &keyring, realm.as_str()).await?);
         let registry = Arc::new(ServiceRegistry::load(repository.clone()).await?);
         let per_service_per_second = NonZeroU32::new(config.limits.per_service_per_second).unwrap_or(NonZeroU32::MIN);
         let enrolment = Enrolment {
@@ -121,13 +144,13 @@ impl Management {
             suites: suites.clone(),
             kems: kems.clone(),
             repository: repository.clone(),
-            kek: kek.clone(),
+            kek: keyring.clone(),
             unique_keys: unique_keys.clone(),
             clock: clock.clone(),
             suite_floor: SuiteId(config.enrolment_suite_floor),
             kem_floor: kem(config.enrolment_kem_floor)?,
             confirm_enrolments: config.confirm_enrolments,
-            dummy_psk: Enrolment::dummy_psk(&kek, &realm, &Secret32::new(suites.random_array()?))
+            dummy_psk: Enrolment::dummy_psk(&keyring, &realm, &Secret32::new(suites.random_array()?))
                 .map_err(|_| SuiteError::Failed)?,
         };
         let gate = Arc::new(
@@ -136,7 +159,7 @@ impl Management {
                 suites,
                 kems,
                 repository: repository.clone(),
-                kek,
+                kek: keyring.clone(),
                 unique_keys: unique_keys.clone(),
                 realm_keys,
                 clock: clock.clone(),
@@ -152,6 +175,7 @@ impl Management {
         };
         let reply_processor = ReplyProcessor::new(gate.clone(), registry.clone(), policy);
         let account = Account::new(gate.clone(), registry.clone());
+        let rewrap = Rewrap::new(realm.as_str(), repository.clone(), keyring.clone(), clock.clone());
         let users = Users { repository: repository.clone(), unique_keys, clock };
         let private_user_ids = config.private_user_ids;
         Ok(Arc::new(Self {
@@ -165,6 +189,8 @@ impl Management {
             users,
             registry,
             repository,
+            keyring,
+            rewrap,
         }))
     }
 
@@ -209,12 +235,13 @@ impl Management {
         &self.enrolment
     }
 
-    /// Whether the store answers, and the registry as it stands there. Also
-    /// removes some of the enrolments that are over.
-    pub async fn refresh(&self) -> Result<(), PluginError> {
+    /// Whether the store answers; registry and key ring as they stand there.
+    /// Also removes some of the enrolments that are over.
+    pub async fn refresh(&self) -> Result<(), NotReady> {
         self.repository.store().health().await?;
+        self.keyring.reload().await?;
         self.registry.refresh().await?;
-        self.enrolment.sweep().await
+        Ok(self.enrolment.sweep().await?)
     }
 
     /// Whether a service is registered.
@@ -306,5 +333,38 @@ impl Management {
     /// Removes a service.
     pub async fn remove_service(&self, id: &str) -> Result<(), AdminError> {
         self.registry.remove(id).await
+    }
+
+    /// The key ring, as it stands in the store now.
+    pub async fn key_ring(&self) -> Result<KeyRing, AdminError> {
+        self.keyring.reload().await.map_err(not_changed)?;
+        Ok(self.keyring.view())
+    }
+
+    /// Adds a data key, and ends what `drop` opens (ids of key-encryption keys).
+    /// The new one seals at once when no other daemon uses the store (`sole`).
+    pub async fn rotate_data_key(&self, drop: &[String], sole: bool) -> Result<Rotated, AdminError> {
+        let drop = drop.iter().map(|id| id.parse::<KekId>()).collect::<Result<Vec<_>, _>>();
+        let settle = if sole { Duration::ZERO } else { SETTLE };
+        let made = self.keyring.rotate(&drop.map_err(AdminError::Invalid)?, settle).await.map_err(not_changed)?;
+        Ok(Rotated { data_key: made.to_string(), ring: self.keyring.view() })
+    }
+
+    /// One page of a pass that counts secrets by their data keys.
+    pub async fn count_secrets(&self, after: Option<&str>) -> Result<SecretCount, AdminError> {
+        self.rewrap.count(after).await.map_err(|error| AdminError::Unavailable(error.to_string()))
+    }
+
+    /// The next page of a pass that seals secrets anew: see [`Rewrap::go_on`].
+    pub async fn rewrap(&self, sole: bool, limit: usize) -> Result<RewrapProgress, AdminError> {
+        self.rewrap.go_on(sole, limit).await.map_err(not_changed)
+    }
+}
+
+fn not_changed(error: KeyringError) -> AdminError {
+    match error {
+        KeyringError::Store(error) => AdminError::Unavailable(error.to_string()),
+        KeyringError::Conflict => AdminError::Conflict("the key ring".into()),
+        error => AdminError::Invalid(error.to_string()),
     }
 }

@@ -1,6 +1,6 @@
 //! What administrators see and say: the types of the administration API.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
@@ -120,6 +120,122 @@ pub struct Service {
     /// SHA-256 of its client certificate's SubjectPublicKeyInfo, 64 hex digits, when pinned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_pin: Option<String>,
+}
+
+/// The key ring. Holds no secret.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct KeyRing {
+    /// The configured key-encryption keys in their order, then those that only the ring knows.
+    pub recipients: Vec<RecipientView>,
+    /// The data keys, in the order in which they begin to seal.
+    pub data_keys: Vec<DataKeyView>,
+}
+
+/// A key-encryption key.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RecipientView {
+    /// Its id, 16 hex digits; `None` when it is not at hand.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Where it lies; `None` when the configuration does not name it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// Why it is not at hand.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// Ids of the data keys that it opens.
+    pub data_keys: Vec<String>,
+}
+
+/// A data key.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DataKeyView {
+    /// Its id, 8 hex digits.
+    pub id: String,
+    /// Whether it seals.
+    pub state: DataKeyState,
+    /// When it was made, RFC 3339.
+    pub made: String,
+    /// When it begins, or began, to seal, RFC 3339.
+    pub current_from: String,
+    /// Ids of the key-encryption keys that open it.
+    pub recipients: Vec<String>,
+}
+
+/// Whether a data key seals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DataKeyState {
+    /// It only opens.
+    Former,
+    /// It seals.
+    Current,
+    /// It will seal.
+    Next,
+}
+
+/// What was asked of the key ring is done; the ring as it is now.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Rotated {
+    /// The new data key.
+    pub data_key: String,
+    /// The ring.
+    pub ring: KeyRing,
+}
+
+/// One page of a pass that counts secrets.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct SecretCount {
+    /// Records that were read.
+    pub records: u64,
+    /// Sealed secrets in them, by the ids of their data keys.
+    pub secrets: BTreeMap<String, u64>,
+    /// Hand this back as `after` for the next page; `None` at the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// How far a pass has come that seals secrets anew.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct RewrapProgress {
+    /// Records that were read in this pass.
+    pub records: u64,
+    /// Secrets in them.
+    pub secrets: u64,
+    /// Secrets that were sealed anew in this pass.
+    pub resealed: u64,
+    /// Keys of records with secrets that do not open, at most 20 of them: their data keys stay.
+    pub damaged: Vec<String>,
+    /// When the pass has not begun: ask again after so many milliseconds, when the new data key seals.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub begins_in_ms: Option<u64>,
+    /// What came of the pass, at its end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end: Option<RewrapEnd>,
+}
+
+/// What came of a pass over the whole store.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct RewrapEnd {
+    /// Whether nothing had to be sealed anew; if not, another pass must show it.
+    pub clean: bool,
+    /// Data keys that were dropped.
+    pub dropped: Vec<String>,
+    /// Data keys that nothing was found under and that may go with a pass that begins later.
+    pub unused: Vec<UnusedKey>,
+    /// Former data keys that something is still sealed under.
+    pub in_use: Vec<String>,
+}
+
+/// A data key that is not in use and cannot be dropped yet.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct UnusedKey {
+    /// Its id.
+    pub id: String,
+    /// Milliseconds until a pass may begin that drops it.
+    pub in_ms: u64,
+    /// When that is, RFC 3339.
+    pub from: String,
 }
 
 /// Why an administrative call was refused.

@@ -13,7 +13,10 @@ use rustls::crypto::{
 };
 use zeroize::Zeroizing;
 
-use super::sealing::{KeyEncryptionKey, Place};
+use super::{
+    keyring::Keyring,
+    sealing::{Place, Seal},
+};
 
 /// The realm's own keys, all derived from one secret.
 pub struct RealmKeys {
@@ -32,7 +35,9 @@ pub enum RealmKeyError {
     #[error("the user store does not answer: {0}")]
     Store(#[from] PluginError),
     /// The secret on record does not open.
-    #[error("the realm's secret does not open: this is not the key-encryption key of this store")]
+    #[error(
+        "the realm's secret does not open under the data keys of this store: it was damaged, or is of another realm"
+    )]
     Sealed,
     /// The cipher library failed.
     #[error("the cipher library failed")]
@@ -47,18 +52,17 @@ pub type Handle = [u8; 16];
 pub type CredentialNumber = [u8; 8];
 
 impl RealmKeys {
-    /// Reads the realm's secret, or makes it. One that does not open says that
-    /// the key-encryption key is not the one of this store.
-    pub async fn load(store: &dyn UserStore, kek: &KeyEncryptionKey, realm: &str) -> Result<Self, RealmKeyError> {
-        let place = Place { realm, kind: "realm secret", owner: "", epoch: 0 };
+    /// Reads the realm's secret, or makes it.
+    pub async fn load(store: &dyn UserStore, keyring: &Keyring, realm: &str) -> Result<Self, RealmKeyError> {
+        let place = place(realm);
         loop {
             if let Some(record) = store.get(&[KEY.to_owned()]).await?.pop().flatten() {
-                let secret = kek.open(place, &record.value).map_err(|_| RealmKeyError::Sealed)?;
+                let secret = keyring.open(place, &record.value).map_err(|_| RealmKeyError::Sealed)?;
                 return Self::new(&secret, realm);
             }
             let mut secret = Zeroizing::new([0; 32]);
             rand::fill(secret.as_mut_slice()).map_err(|_| RealmKeyError::Library)?;
-            let value = kek.seal(place, secret.as_slice()).map_err(|_| RealmKeyError::Library)?;
+            let value = keyring.seal(place, secret.as_slice()).map_err(|_| RealmKeyError::Library)?;
             let put = Put { key: KEY.to_owned(), expected: 0, value, terms: Vec::new() };
             if let Written::Done(_) = store.put(put).await? {
                 return Self::new(secret.as_slice(), realm);
@@ -141,7 +145,12 @@ impl RealmKeys {
     }
 }
 
-/// Record key of the realm's secret.
+/// Where the secret belongs.
+pub(super) fn place(realm: &str) -> Place<'_> {
+    Place { realm, kind: "realm secret", owner: "", epoch: 0 }
+}
+
+/// The key of the record, which is the sealed secret and nothing else.
 pub const KEY: &str = "realm/secret";
 
 fn first_half(bytes: &[u8; 32]) -> [u8; 16] {

@@ -7,8 +7,9 @@ use minicbor::{Decode, Encode};
 use zeroize::Zeroizing;
 
 use super::{
+    keyring::Keyring,
     realm_keys::CredentialNumber,
-    sealing::{KeyEncryptionKey, Place, Unsealable},
+    sealing::{Place, Seal, Unsealable, same_secret},
 };
 
 /// A user.
@@ -140,6 +141,12 @@ pub struct CustodyKey {
 }
 
 impl SealedKeys {
+    /// Where they belong.
+    pub(super) fn place<'a>(&self, realm: &'a str, user: &'a str, epoch: u32) -> Place<'a> {
+        let kind = if self.custody.is_some() { "credential keys in custody" } else { "credential keys" };
+        Place { realm, kind, owner: user, epoch }
+    }
+
     /// Takes the keys out of the record: another one holds them from now on.
     pub fn erase(&mut self) {
         self.sealed.clear();
@@ -149,6 +156,18 @@ impl SealedKeys {
     /// Whether they were taken out.
     pub fn is_erased(&self) -> bool {
         self.sealed.is_empty()
+    }
+
+    /// Whether these are those keys, be they sealed anew meanwhile.
+    pub fn are(&self, others: &Self) -> bool {
+        self.custody == others.custody && same_secret(&self.sealed, &others.sealed)
+    }
+}
+
+impl PendingKeys {
+    /// Whether these are those keys, be they sealed anew meanwhile.
+    fn are(&self, others: &Self) -> bool {
+        self.epoch == others.epoch && self.keys.are(&others.keys)
     }
 }
 
@@ -327,19 +346,21 @@ impl Keys {
     /// Seals them for a credential's record. The id of a unique key in custody
     /// is sealed with the management authentication key: one record's key
     /// cannot be made another's.
-    pub fn seal(&self, kek: &KeyEncryptionKey, realm: &str, user: &str, epoch: u32) -> Result<SealedKeys, Unsealable> {
-        let (kind, unique, custody) = match &self.unique {
-            UniqueKey::Held(key) => (HELD, key.expose().as_slice(), None),
-            UniqueKey::InCustody(key) => (IN_CUSTODY, key.id.as_slice(), Some(key.clone())),
+    pub fn seal(&self, key: &impl Seal, realm: &str, user: &str, epoch: u32) -> Result<SealedKeys, Unsealable> {
+        let (unique, custody) = match &self.unique {
+            UniqueKey::Held(key) => (key.expose().as_slice(), None),
+            UniqueKey::InCustody(key) => (key.id.as_slice(), Some(key.clone())),
         };
         let both = Zeroizing::new([unique, self.management.expose()].concat());
-        Ok(SealedKeys { sealed: kek.seal(Place { realm, kind, owner: user, epoch }, &both)?, custody })
+        let mut keys = SealedKeys { sealed: Vec::new(), custody };
+        keys.sealed = key.seal(keys.place(realm, user, epoch), &both)?;
+        Ok(keys)
     }
 
     /// Opens a credential's keys: its pending ones when `epoch` is theirs, and
     /// its current ones otherwise.
     pub fn open(
-        kek: &KeyEncryptionKey,
+        keyring: &Keyring,
         realm: &str,
         user: &str,
         record: &CredentialRecord,
@@ -349,8 +370,8 @@ impl Keys {
             Some(pending) if pending.epoch == epoch => (epoch, &pending.keys),
             _ => (record.epoch, &record.keys),
         };
-        let (kind, length) = if keys.custody.is_some() { (IN_CUSTODY, 16) } else { (HELD, 32) };
-        let both = kek.open(Place { realm, kind, owner: user, epoch }, &keys.sealed)?;
+        let both = keyring.open(keys.place(realm, user, epoch), &keys.sealed)?;
+        let length = if keys.custody.is_some() { size_of::<KeyId>() } else { 32 };
         let (unique, management) = both.split_at_checked(length).ok_or(Unsealable)?;
         let unique = match &keys.custody {
             None => UniqueKey::Held(Secret32::from_slice(unique).ok_or(Unsealable)?),
@@ -360,10 +381,6 @@ impl Keys {
         Ok(Self { unique, management: Secret32::from_slice(management).ok_or(Unsealable)? })
     }
 }
-
-/// Kinds of what is sealed in [`SealedKeys`].
-const HELD: &str = "credential keys";
-const IN_CUSTODY: &str = "credential keys in custody";
 
 impl CredentialRecord {
     /// The part of its id that handles carry.
@@ -393,7 +410,7 @@ impl CredentialRecord {
     /// nothing is changed, when they are not the pending ones any more: a
     /// newer rotation has replaced them, or another use has promoted them.
     pub fn promote(&mut self, used: &PendingKeys) -> bool {
-        let Some(pending) = self.pending.take_if(|pending| pending == used) else { return false };
+        let Some(pending) = self.pending.take_if(|pending| pending.are(used)) else { return false };
         self.epoch = pending.epoch;
         self.keys = pending.keys;
         self.keys_made_ms = pending.made_ms;
@@ -414,6 +431,7 @@ impl CredentialRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::management::testing::MemoryStore;
 
     #[test]
     fn records_round_trip() {
@@ -474,32 +492,32 @@ mod tests {
         }
     }
 
-    #[test]
-    fn keys_of_another_user_do_not_open() {
-        let kek = KeyEncryptionKey::new(&[7; 32]);
+    #[tokio::test]
+    async fn keys_of_another_user_do_not_open() {
+        let keyring = Keyring::on(MemoryStore::new()).await;
         let in_custody = CustodyKey { id: [9; 16], token: b"token".to_vec() };
         for unique in [UniqueKey::Held(Secret32::new([1; 32])), UniqueKey::InCustody(in_custody)] {
             let keys = Keys { unique, management: Secret32::new([2; 32]) };
-            let record = |user: &str, epoch| credential(keys.seal(&kek, "example", user, 1).unwrap(), epoch);
-            assert!(Keys::open(&kek, "example", "alice", &record("alice", 1), 1).is_ok());
-            assert!(Keys::open(&kek, "example", "alice", &record("bob", 1), 1).is_err());
-            assert!(Keys::open(&kek, "example", "alice", &record("alice", 2), 2).is_err());
+            let record = |user: &str, epoch| credential(keys.seal(&*keyring, "example", user, 1).unwrap(), epoch);
+            assert!(Keys::open(&keyring, "example", "alice", &record("alice", 1), 1).is_ok());
+            assert!(Keys::open(&keyring, "example", "alice", &record("bob", 1), 1).is_err());
+            assert!(Keys::open(&keyring, "example", "alice", &record("alice", 2), 2).is_err());
         }
     }
 
-    #[test]
-    fn a_record_cannot_be_given_another_key_in_custody() {
-        let kek = KeyEncryptionKey::new(&[7; 32]);
+    #[tokio::test]
+    async fn a_record_cannot_be_given_another_key_in_custody() {
+        let keyring = Keyring::on(MemoryStore::new()).await;
         let key = |id: u8| CustodyKey { id: [id; 16], token: vec![id] };
         let keys = Keys { unique: UniqueKey::InCustody(key(1)), management: Secret32::new([2; 32]) };
-        let good = credential(keys.seal(&kek, "example", "alice", 1).unwrap(), 1);
-        let opened = Keys::open(&kek, "example", "alice", &good, 1).unwrap();
+        let good = credential(keys.seal(&*keyring, "example", "alice", 1).unwrap(), 1);
+        let opened = Keys::open(&keyring, "example", "alice", &good, 1).unwrap();
         assert!(matches!(opened.unique, UniqueKey::InCustody(found) if found == key(1)));
         assert_eq!(good.keys_in_custody(), [[1; 16]]);
         for custody in [Some(key(2)), None] {
             let mut bad = good.clone();
             bad.keys.custody = custody;
-            assert!(Keys::open(&kek, "example", "alice", &bad, 1).is_err());
+            assert!(Keys::open(&keyring, "example", "alice", &bad, 1).is_err());
         }
     }
 }

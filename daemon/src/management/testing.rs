@@ -3,13 +3,11 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fs,
-    os::unix::fs::PermissionsExt,
     sync::{
         Arc, Mutex, MutexGuard,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, UNIX_EPOCH},
 };
 
 use async_trait::async_trait;
@@ -20,9 +18,12 @@ use claviger_plugin_api::{
 };
 use tokio::sync::oneshot;
 
-use super::Management;
+use super::{
+    Management,
+    kek::{Kek, Recipients},
+};
 use crate::{
-    clock,
+    clock::{self, Clock},
     config::types::{ManagementConfig, ManagementLimits, TerminalsListener},
     net::testing::Authority,
     service::testing::suites,
@@ -218,6 +219,24 @@ impl KeyCustody for MemoryCustody {
     }
 }
 
+/// A clock that stands until it is told to go on.
+pub(super) struct TestClock(Arc<AtomicU64>);
+
+impl TestClock {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(AtomicU64::new(1_800_000_000_000)))
+    }
+
+    pub(super) fn clock(&self) -> Clock {
+        let now_ms = self.0.clone();
+        Arc::new(move || UNIX_EPOCH + Duration::from_millis(now_ms.load(Ordering::SeqCst)))
+    }
+
+    pub(super) fn advance(&self, by: Duration) {
+        self.0.fetch_add(by.as_millis() as u64, Ordering::SeqCst);
+    }
+}
+
 /// A management role on `store`.
 pub(super) async fn management(store: Arc<MemoryStore>) -> Arc<Management> {
     with_custody(store, None).await
@@ -225,10 +244,6 @@ pub(super) async fn management(store: Arc<MemoryStore>) -> Arc<Management> {
 
 /// A management role on `store` whose unique keys are in `custody`.
 pub(super) async fn with_custody(store: Arc<MemoryStore>, custody: Option<Arc<dyn KeyCustody>>) -> Arc<Management> {
-    let directory = tempfile::tempdir().unwrap();
-    let key = directory.path().join("kek");
-    fs::write(&key, "07".repeat(32)).unwrap();
-    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
     let authority = Authority::new();
     let identity = authority.issue("terminals", &[]);
     let config = ManagementConfig {
@@ -236,7 +251,7 @@ pub(super) async fn with_custody(store: Arc<MemoryStore>, custody: Option<Arc<dy
         custody: None,
         suites: vec![1, 3],
         kems: vec![0, 1],
-        key_encryption_key: key,
+        key_encryption_keys: Vec::new(),
         enrolment_suite_floor: 1,
         enrolment_kem_floor: 0,
         clock_window: Duration::from_secs(120),
@@ -253,8 +268,10 @@ pub(super) async fn with_custody(store: Arc<MemoryStore>, custody: Option<Arc<dy
         services: None,
         limits: ManagementLimits { per_service_per_second: 1000, per_source_per_second: 1000, per_source_burst: 1000 },
     };
+    let recipients = Recipients::of([Kek::new(&[7; 32])]);
     let offered = suites();
     let find = |id| offered.iter().find(|suite| suite.info().id == id).cloned();
     let suites = Suites::new(&config.suites, find).unwrap();
-    Management::start(REALM.parse().unwrap(), &config, suites, store, custody, clock::system()).await.unwrap()
+    let realm = REALM.parse().unwrap();
+    Management::start(realm, &config, suites, store, custody, recipients, clock::system()).await.unwrap()
 }

@@ -22,12 +22,12 @@ use serde::Serialize;
 use super::{
     Error, Listener, Progress,
     copy::{self, Options},
-    file::{Entry, FileError, Keks, Reader, Writer},
+    file::{Entry, FileError, Reader, Writer},
     origin::{Origin, PAGE, Source, position},
     rotation,
     stores::Store,
 };
-use crate::management::realm_keys;
+use crate::management::{kek::Recipients, realm_keys};
 
 /// What a backup holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -52,7 +52,7 @@ pub struct Contents {
 pub async fn backup(
     store: &Store,
     realm: &str,
-    keks: &Keks,
+    keks: &Recipients,
     path: &Path,
     made_ms: u64,
     listener: Listener<'_>,
@@ -131,7 +131,7 @@ pub struct Backup<'a> {
     path: PathBuf,
     name: String,
     file: Arc<File>,
-    keks: &'a Keks,
+    keks: &'a Recipients,
     contents: Contents,
     keep_keys: bool,
 }
@@ -144,7 +144,7 @@ impl<'a> Backup<'a> {
     pub fn open(
         path: &Path,
         realm: &str,
-        keks: &'a Keks,
+        keks: &'a Recipients,
         keep_keys: bool,
         listener: Listener<'_>,
     ) -> Result<Self, Error> {
@@ -340,7 +340,7 @@ const MAX_ROWS: usize = 1000;
 mod tests {
     use super::*;
     use crate::{
-        management::sealing::KeyEncryptionKey,
+        management::kek::Kek,
         transfer::file::{CounterEntry, RecordEntry},
     };
 
@@ -365,7 +365,7 @@ mod tests {
 
     fn open(entries: &[Entry], realm: &str) -> Result<Contents, Error> {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let kek = Keks::new(KeyEncryptionKey::new(&[7; 32]));
+        let kek = Recipients::of([Kek::new(&[7; 32])]);
         let mut writer = Writer::new(file.as_file(), &kek, "example", 5).unwrap();
         entries.iter().for_each(|entry| writer.write(entry).unwrap());
         writer.finish().unwrap();

@@ -6,7 +6,7 @@
 //! - [`copy`]: whatever is read, into a store; can be interrupted at any moment and run again.
 //! - [`backup`]: a store into a file, and the file as an origin.
 //! - `rotation`: has the keys that lay in a backup replaced.
-//! - [`file`]: the format of backups.
+//! - [`mod@file`]: the format of backups.
 //! - [`stores`]: the stores of the configuration's plugins.
 
 pub mod backup;

@@ -57,6 +57,23 @@ impl Store {
 /// # Errors
 /// When there is no such plugin, it cannot be loaded, or it has no user store.
 pub async fn open<const N: usize>(config: &Config, names: [&str; N]) -> Result<(PluginHost, [Store; N]), Error> {
+    let host = load(config, names).await?;
+    let mut stores = Vec::new();
+    for name in names {
+        let store = host.user_store(name).ok_or_else(|| Error::NoStore(name.to_owned()))?;
+        stores.push(Store { name: name.to_owned(), store });
+    }
+    // One store for each name.
+    let stores = stores.try_into().map_err(|_| Error::NoStore(names.join(", ")))?;
+    Ok((host, stores))
+}
+
+/// Loads the plugins of these names, and no others. Must be called inside a
+/// tokio runtime.
+///
+/// # Errors
+/// When there is no such plugin, or it cannot be loaded.
+pub async fn load<'a>(config: &Config, names: impl IntoIterator<Item = &'a str>) -> Result<PluginHost, Error> {
     let mut wanted = Vec::new();
     for name in names {
         let found = config.plugins.iter().find(|plugin| plugin.name == name).ok_or_else(|| Error::NoPlugin {
@@ -68,15 +85,7 @@ pub async fn open<const N: usize>(config: &Config, names: [&str; N]) -> Result<(
         }
     }
     let configs: Vec<_> = wanted.into_iter().map(plugin).collect();
-    let host = PluginHost::load(&configs, HostServices::default()).await?;
-    let mut stores = Vec::new();
-    for name in names {
-        let store = host.user_store(name).ok_or_else(|| Error::NoStore(name.to_owned()))?;
-        stores.push(Store { name: name.to_owned(), store });
-    }
-    // One store for each name.
-    let stores = stores.try_into().map_err(|_| Error::NoStore(names.join(", ")))?;
-    Ok((host, stores))
+    Ok(PluginHost::load(&configs, HostServices::default()).await?)
 }
 
 /// Required, and with patience: nobody waits for a sign-on here.

@@ -5,7 +5,7 @@
 //! expected. Call it on a tokio runtime with several threads: the races in it
 //! are run as tasks.
 //!
-//! - [`user_store`]: the suite of [`UserStore`](crate::UserStore); a store that outlives its process
+//! - [`user_store`]: the suite of [`UserStore`]; a store that outlives its process
 //!   passes [`restart`] too, and one that several daemons may share [`processes`];
 //! - [`state_store`]: the suite of [`StateStore`](crate::StateStore);
 //! - [`custody`]: the suite of [`KeyCustody`](crate::KeyCustody);

@@ -20,6 +20,8 @@ pub const SERVICE: &str = "shop.example";
 
 /// The plugin of the storage by default.
 const SQLITE: &str = "store-sqlite";
+/// The files of its key-encryption keys, below its directory.
+pub const KEKS: [&str; 2] = ["kek.key", "kek-recovery.key"];
 
 /// Which daemons there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -296,7 +298,9 @@ impl Deployment {
         clavigerd(&[&["pki", "issue", &pki, "server", "terminals"][..], &local].concat())?;
         clavigerd(&[&["pki", "issue", &pki, "manager"][..], &local].concat())?;
         clavigerd(&[&["pki", "issue", &pki, "service", SERVICE][..], &local].concat())?;
-        clavigerd(&["keys", "init", &self.directory.join("kek.key").display().to_string()])?;
+        for kek in KEKS {
+            clavigerd(&["keys", "init", &self.directory.join(kek).display().to_string()])?;
+        }
         Ok(())
     }
 
@@ -369,7 +373,7 @@ socket = "admin{daemon}.sock"
 [management]
 store = "{}"
 {custody}
-key_encryption_key = "kek.key"
+key_encryption_keys = ["kek.key", "kek-recovery.key"]
 {}
 
 [management.terminals]

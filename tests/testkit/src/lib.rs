@@ -18,7 +18,7 @@ mod terminal;
 mod upstream;
 
 pub use binaries::Binaries;
-pub use deployment::{Deployment, Layout, Options, REALM, SERVICE, Storage};
+pub use deployment::{Deployment, KEKS, Layout, Options, REALM, SERVICE, Storage};
 pub use ports::free_port;
 pub use process::{Process, run, run_with_input};
 pub use terminal::Terminal;

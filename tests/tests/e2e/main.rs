@@ -8,6 +8,7 @@ mod faults;
 mod hostile_service;
 mod independent_terminal;
 mod invariants;
+mod keyring;
 mod kill;
 mod lifecycle;
 mod plugins;

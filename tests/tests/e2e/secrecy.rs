@@ -2,7 +2,7 @@
 
 use std::{fs, process::Command};
 
-use claviger_testkit::{Layout, SERVICE, Terminal, run};
+use claviger_testkit::{KEKS, Layout, SERVICE, Terminal, run};
 use serde_json::Value;
 
 use crate::support::start;
@@ -78,9 +78,11 @@ fn no_secret_in_logs_metrics_or_database() {
         let mut secrets = secrets(&terminal);
         secrets.push(code.into_bytes());
         secrets.push(signed_on["key"].as_str().unwrap().as_bytes().to_vec());
-        let kek = fs::read_to_string(deployment.directory().join("kek.key")).unwrap();
-        secrets.push(kek.trim().as_bytes().to_vec());
-        secrets.push(data_encoding::HEXLOWER.decode(kek.trim().as_bytes()).unwrap());
+        for kek in KEKS {
+            let kek = fs::read_to_string(deployment.directory().join(kek)).unwrap();
+            secrets.push(kek.trim().as_bytes().to_vec());
+            secrets.push(data_encoding::HEXLOWER.decode(kek.trim().as_bytes()).unwrap());
+        }
 
         let mut places = vec![
             ("log".to_owned(), deployment.logs().into_bytes()),

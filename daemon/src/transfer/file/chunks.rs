@@ -10,7 +10,8 @@ use std::io::{BufRead, Write};
 
 use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 
-use super::{Entry, FileError, FileKey, Header, Keks, header::Binding};
+use super::{Entry, FileError, FileKey, Header, header::Binding};
+use crate::management::kek::Recipients;
 
 /// Bytes of plaintext in every chunk but the last.
 pub(in super::super) const CHUNK: usize = 64 * 1024;
@@ -67,7 +68,7 @@ pub(in super::super) struct Writer<W> {
 
 impl<W: Write> Writer<W> {
     /// Writes the header of a new file.
-    pub(in super::super) fn new(mut out: W, keks: &Keks, realm: &str, made_ms: u64) -> Result<Self, FileError> {
+    pub(in super::super) fn new(mut out: W, keks: &Recipients, realm: &str, made_ms: u64) -> Result<Self, FileError> {
         let (key, binding) = Header::write(&mut out, keks, realm, made_ms)?;
         Ok(Self { out, sealer: Sealer::new(&key, binding)?, buffer: Vec::with_capacity(2 * CHUNK) })
     }
@@ -114,7 +115,7 @@ pub(in super::super) struct Reader<R> {
 
 impl<R: BufRead> Reader<R> {
     /// Reads the header and the first chunk, which makes the header authentic.
-    pub(in super::super) fn new(mut input: R, keks: &Keks) -> Result<Self, FileError> {
+    pub(in super::super) fn new(mut input: R, keks: &Recipients) -> Result<Self, FileError> {
         let (header, key, binding) = Header::read(&mut input, keks)?;
         let sealer = Sealer::new(&key, binding)?;
         let mut reader = Self { input, sealer, header, buffer: Vec::new(), at: 0, ended: false };

@@ -6,7 +6,8 @@ use std::io::{Read, Write};
 use aws_lc_rs::{digest, rand};
 use minicbor::{Decode, Encode};
 
-use super::{FileError, FileKey, Keks};
+use super::{FileError, FileKey};
+use crate::management::kek::Recipients;
 
 /// What a backup says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -46,7 +47,7 @@ impl Header {
     /// Writes the header of a new file with a key of its own.
     pub(super) fn write(
         out: &mut impl Write,
-        keks: &Keks,
+        keks: &Recipients,
         realm: &str,
         made_ms: u64,
     ) -> Result<(FileKey, Binding), FileError> {
@@ -68,7 +69,7 @@ impl Header {
     }
 
     /// Reads the header, and unwraps the file key. Nothing of it is authentic yet.
-    pub(super) fn read(input: &mut impl Read, keks: &Keks) -> Result<(Self, FileKey, Binding), FileError> {
+    pub(super) fn read(input: &mut impl Read, keks: &Recipients) -> Result<(Self, FileKey, Binding), FileError> {
         let mut head = vec![0; MAGIC.len()];
         fill(input, &mut head)?;
         if head != MAGIC {

@@ -4,28 +4,7 @@ use aws_lc_rs::rand;
 use zeroize::Zeroizing;
 
 use super::{FileError, header::Wrapped};
-use crate::management::sealing::{KeyEncryptionKey, Place};
-
-/// The key-encryption keys of the configuration: a backup is made for all of
-/// them, and any of them opens it.
-#[derive(Debug)]
-pub struct Keks(KeyEncryptionKey);
-
-impl Keks {
-    /// The one that there is.
-    pub fn new(kek: KeyEncryptionKey) -> Self {
-        Self(kek)
-    }
-
-    fn wrap(&self, place: Place<'_>, key: &[u8]) -> Result<Vec<Wrapped>, FileError> {
-        let key = self.0.seal(place, key).map_err(|_| FileError::Library)?;
-        Ok(vec![Wrapped { recipient: String::new(), key }])
-    }
-
-    fn unwrap(&self, place: Place<'_>, wrapped: &[Wrapped]) -> Option<Zeroizing<Vec<u8>>> {
-        wrapped.iter().find_map(|wrapped| self.0.open(place, &wrapped.key).ok())
-    }
-}
+use crate::management::kek::{Kek, Recipients};
 
 /// 32 random bytes, made for one file and wrapped in its header.
 pub(super) struct FileKey(Zeroizing<[u8; 32]>);
@@ -42,13 +21,20 @@ impl FileKey {
     }
 
     /// For each key-encryption key, bound to realm and file.
-    pub(super) fn wrap(&self, keks: &Keks, realm: &str, id: &[u8; 16]) -> Result<Vec<Wrapped>, FileError> {
-        keks.wrap(place(realm, &data_encoding::HEXLOWER.encode(id)), self.0.as_slice())
+    pub(super) fn wrap(&self, keks: &Recipients, realm: &str, id: &[u8; 16]) -> Result<Vec<Wrapped>, FileError> {
+        let aad = aad(realm, id);
+        let wrap = |kek: &Kek| {
+            let key = kek.wrap(&aad, self.0.as_slice()).map_err(|_| FileError::Library)?;
+            Ok(Wrapped { recipient: kek.id().to_string(), key })
+        };
+        keks.at_hand().map(wrap).collect()
     }
 
     /// By whichever key-encryption key it was wrapped for; `None` when by none.
-    pub(super) fn unwrap(keks: &Keks, realm: &str, id: &[u8; 16], wrapped: &[Wrapped]) -> Option<Self> {
-        let opened = keks.unwrap(place(realm, &data_encoding::HEXLOWER.encode(id)), wrapped)?;
+    pub(super) fn unwrap(keks: &Recipients, realm: &str, id: &[u8; 16], wrapped: &[Wrapped]) -> Option<Self> {
+        let aad = aad(realm, id);
+        let open = |wrapped: &Wrapped| keks.get(wrapped.recipient.parse().ok()?)?.unwrap(&aad, &wrapped.key).ok();
+        let opened = wrapped.iter().find_map(open)?;
         let mut key = Zeroizing::new([0; 32]);
         if opened.len() != key.len() {
             return None;
@@ -58,6 +44,6 @@ impl FileKey {
     }
 }
 
-fn place<'a>(realm: &'a str, owner: &'a str) -> Place<'a> {
-    Place { realm, kind: "backup", owner, epoch: 0 }
+fn aad(realm: &str, id: &[u8; 16]) -> Vec<u8> {
+    [b"claviger backup key/1\0", id.as_slice(), realm.as_bytes()].concat()
 }

@@ -15,7 +15,7 @@
 //! - `chunks`: sealing and opening of chunks. None can be changed, left out,
 //!   put elsewhere, or taken from another file, and the last one is known as such.
 //! - `entry`: what they hold.
-//! - [`Keks`], `keys`: the file key, and who can unwrap it.
+//! - [`Recipients`], `keys`: the file key, and who can unwrap it.
 //!
 //! Everything in a file is attacker-controlled until its chunk has opened.
 
@@ -34,7 +34,6 @@ pub(super) use entry::Entry;
 pub(super) use entry::{CounterEntry, RecordEntry};
 pub use header::Header;
 use keys::FileKey;
-pub use keys::Keks;
 
 /// What is wrong with a backup.
 #[derive(Debug, thiserror::Error)]

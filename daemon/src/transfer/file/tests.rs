@@ -5,10 +5,10 @@ use super::{
     entry::RecordEntry,
     *,
 };
-use crate::management::sealing::KeyEncryptionKey;
+use crate::management::kek::{Kek, Recipients};
 
-fn kek(byte: u8) -> Keks {
-    Keks::new(KeyEncryptionKey::new(&[byte; 32]))
+fn kek(byte: u8) -> Recipients {
+    Recipients::of([Kek::new(&[byte; 32])])
 }
 
 fn entry(number: u32, size: usize) -> Entry {
@@ -24,7 +24,7 @@ fn write(entries: &[Entry]) -> Vec<u8> {
 }
 
 /// Everything in a file, if all of it is as it was written.
-fn read(bytes: &[u8], keks: &Keks) -> Result<(Header, Vec<Entry>), FileError> {
+fn read(bytes: &[u8], keks: &Recipients) -> Result<(Header, Vec<Entry>), FileError> {
     let mut reader = Reader::new(BufReader::new(bytes), keks)?;
     let mut entries = Vec::new();
     while let Some(entry) = reader.next()? {

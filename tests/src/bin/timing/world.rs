@@ -13,6 +13,7 @@ use claviger_daemon::{
     management::{
         Management,
         enrolment::Answer,
+        kek::Recipients,
         model::{NewUser, Service},
     },
     pki::{self, Earlier, Request, Subject},
@@ -88,7 +89,9 @@ impl World {
     /// A management role on the realm's store. Must be called inside a tokio runtime.
     pub(crate) async fn management(&self) -> Result<Arc<Management>, String> {
         let (suites, store) = (self.suites.clone(), self.store.clone());
-        let started = Management::start(self.realm.clone(), &self.section, suites, store, None, clock::system());
+        let recipients = Recipients::open(&self.section.key_encryption_keys, self.realm.as_str(), |_| None).await;
+        let (realm, clock) = (self.realm.clone(), clock::system());
+        let started = Management::start(realm, &self.section, suites, store, None, recipients, clock);
         started.await.map_err(|error| error.to_string())
     }
 
@@ -201,7 +204,7 @@ synchronous = "normal"
 
 [management]
 store = "store-sqlite"
-key_encryption_key = "kek.key"
+key_encryption_keys = ["kek.key"]
 [management.terminals]
 listen = "127.0.0.1:8443"
 certificate = "pki/terminals.pem"
