@@ -137,6 +137,13 @@ pub enum Command {
         #[command(subcommand)]
         command: KeysCommand,
     },
+
+    /// A hardware security module that keeps unique keys: make it ready, show it
+    Hsm {
+        /// What to do with it.
+        #[command(subcommand)]
+        command: HsmCommand,
+    },
 }
 
 /// `clavigerd user`
@@ -393,6 +400,26 @@ pub enum KeysCommand {
 
 fn kek_id(text: &str) -> Result<String, String> {
     text.parse::<KekId>().map(|id| id.to_string())
+}
+
+/// `clavigerd hsm`
+#[derive(Debug, Subcommand)]
+pub enum HsmCommand {
+    /// Make the master key in the module, and what proves that its storage is whole
+    ///
+    /// Leaves alone what is there. Make a backup of the module's token afterwards, with the tool of
+    /// its maker: who loses the master key loses all users.
+    Init {
+        /// The plugin's name [default: the only one that provides custody]
+        #[arg(long, value_name = "NAME")]
+        plugin: Option<String>,
+    },
+    /// Show the module: names, versions, counts
+    Status {
+        /// The plugin's name [default: the only one that provides custody]
+        #[arg(long, value_name = "NAME")]
+        plugin: Option<String>,
+    },
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -6,11 +6,13 @@
 //! - `daemon`: `run`, `check`, `status`.
 //! - `users`, `services`, `plugins`, `keys`: through the administration socket.
 //! - `pki`: certificates; needs no daemon.
+//! - `hsm`: the module of key custody; works on the module itself.
 //! - `transfer`: a realm as a whole: copy, backup, restore; works on the stores itself.
 
 pub mod args;
 mod daemon;
 mod failure;
+mod hsm;
 mod keys;
 mod output;
 mod pki;
@@ -71,6 +73,7 @@ fn dispatch(cli: &Cli, output: &Output) -> Result<ExitCode, Failure> {
         Command::Plugin { command } => plugins::plugin(command, common, output)?,
         Command::Pki { command } => pki::pki(command, output)?,
         Command::Keys { command } => keys::keys(command, common, output)?,
+        Command::Hsm { command } => hsm::hsm(command, common, output)?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -132,6 +135,7 @@ mod tests {
             (&["keys", "status", "--socket", &socket], 4),
             (&["status", "--socket", &socket, "--json"], 4),
             (&["plugin", "inspect", &config], 1),
+            (&["hsm", "status", "--config", &config], 3),
             (&["store", "migrate", "--from", "a", "--to", "b", "--config", &config], 3),
             (&["backup", &path("backup"), "--config", &config], 3),
             (&["restore", &path("backup"), "--config", &config], 3),

@@ -7,7 +7,10 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use claviger_plugin_api::{COUNTER_RETENTION, COUNTER_WINDOW, CounterPosition, CounterUse, PluginError, Verdict};
+use claviger_plugin_api::{
+    COUNTER_RETENTION, CounterPosition, CounterUse, PluginError, Verdict,
+    counter::{enters_new_block, too_old},
+};
 use cryptoki::object::ObjectHandle;
 
 use crate::{
@@ -272,7 +275,7 @@ struct Judge<'a> {
     seen: Option<&'a Uses>,
     fresh: BTreeMap<u64, Row>,
     verdicts: Vec<Verdict>,
-    /// Whether one of them was the first of its block of [`COUNTER_WINDOW`].
+    /// Whether one of them was the first of its block, and pruning is due.
     entered_block: bool,
 }
 
@@ -313,17 +316,9 @@ impl<'a> Judge<'a> {
         if too_old(max).is_some_and(|line| one.counter <= line) {
             return Verdict::TooOld;
         }
-        // Once for each block is enough, and no terminal can leave all of these
-        // moments out, as it could the multiples of a number.
-        self.entered_block |= one.counter / COUNTER_WINDOW > max / COUNTER_WINDOW;
+        self.entered_block |= enters_new_block(one.counter, max);
         Verdict::Fresh
     }
-}
-
-/// The highest counter at or below which a use without a row is too old;
-/// `None` while the window still reaches to the beginning.
-fn too_old(max: u64) -> Option<u64> {
-    max.checked_sub(COUNTER_WINDOW).filter(|line| *line > 0)
 }
 
 /// A clock from before 1970 stands at it.

@@ -149,7 +149,12 @@ impl UserStore for Store {
     async fn health(&self) -> Result<(), PluginError> {
         self.write(|desk, shared| {
             shared.load(desk)?;
-            desk.up.prove(desk.session)
+            desk.up.prove(desk.session)?;
+            // The session may write; whether the token lets it:
+            if desk.up.client().get_token_info(desk.up.slot)?.write_protected() {
+                return Err(Fault::Answer(unavailable("the token is write-protected")));
+            }
+            Ok(())
         })
         .await
     }

@@ -100,6 +100,9 @@ impl Deployment {
         let deployment = Self::new(binaries, directory, layout, upstream, options);
         deployment.issue()?;
         deployment.configure()?;
+        if deployment.storage().custody.is_some() {
+            deployment.admin(&["hsm", "init"])?;
+        }
         Ok(deployment)
     }
 
@@ -188,6 +191,7 @@ impl Deployment {
     pub fn clavigerd(&self, args: &[&str]) -> Command {
         let mut command = Command::new(self.binaries.clavigerd());
         command.arg("--config").arg(self.configuration(0)).args(args);
+        command.envs(self.storage().environment);
         command
     }
 

@@ -16,7 +16,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Stdio},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU32, Ordering},
     },
     time::{Duration, Instant},
@@ -51,17 +51,28 @@ async fn custody_keeps_the_contract(hsm: &SoftHsm, mode: Mode) {
 #[test]
 fn objects_keep_the_contract_of_user_stores() {
     on_a_token(async |hsm| {
-        let number = AtomicU32::new(0);
+        let (number, open) = (AtomicU32::new(0), Mutex::new(Vec::<Weak<Store>>::new()));
         testkit::user_store(|| async {
-            let prefix = format!("t{}", number.fetch_add(1, Ordering::Relaxed));
-            // The store before has gone; what it left makes SoftHSM slow.
-            objects(&storage(&hsm)).iter().for_each(|file| std::fs::remove_file(file).unwrap());
-            let token = Token::open(Configuration { prefix, ..configuration(&hsm) }).unwrap();
+            let number = number.fetch_add(1, Ordering::Relaxed);
+            if open.lock().unwrap().iter().all(|store| store.strong_count() == 0) {
+                // What stores before have left makes SoftHSM slow.
+                objects(&storage(&hsm)).iter().for_each(|file| std::fs::remove_file(file).unwrap());
+            }
+            let lock_file = Some(hsm.directory().join(format!("lock{number}")));
+            let prefix = format!("t{number}");
+            let token = Token::open(Configuration { prefix, lock_file, ..configuration(&hsm) }).unwrap();
             token.custody().initialise().await.unwrap();
-            Arc::new(token.user_store().unwrap()) as Arc<dyn UserStore>
+            let store = Arc::new(token.user_store().unwrap());
+            open.lock().unwrap().push(Arc::downgrade(&store));
+            store as Arc<dyn UserStore>
         })
         .await;
     });
+}
+
+#[test]
+fn objects_outlive_the_process() {
+    on_a_token(async |hsm| testkit::restart(|| async { open(&hsm).await.1 as Arc<dyn UserStore> }).await);
 }
 
 /// A process that runs one of this binary's functions and is killed when this is dropped.

@@ -3,6 +3,7 @@
 
 use std::{
     fs::{self, File},
+    hash::{BuildHasher, Hasher, RandomState},
     os::unix::fs::FileExt,
     sync::Arc,
 };
@@ -31,8 +32,8 @@ fn holds_no_unique_key(storage: Storage) {
     let running = start_on(Layout::AllInOne, Some(storage));
     let deployment = &running.deployment;
     // The control: 32 bytes, as hard to guess as a key, that the daemon does keep.
-    let pin = fs::read_to_string(deployment.directory().join("kek.key")).unwrap().trim().to_owned();
-    let pin: String = pin.chars().rev().collect();
+    let random = || RandomState::new().build_hasher().finish();
+    let pin: String = (0..4).map(|_| format!("{:016x}", random())).collect();
     deployment.admin(&["service", "add", "control.example", "--key-pin", &pin]).unwrap();
     let control = HEXLOWER.decode(pin.as_bytes()).unwrap();
 
