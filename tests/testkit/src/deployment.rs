@@ -106,14 +106,14 @@ impl Deployment {
         Ok(deployment)
     }
 
-    /// Another deployment of the same realm, with the same authority, certificates, key-encryption key
+    /// Another deployment of the same realm, with the same authority, certificates, key-encryption keys
     /// and storage, and files of its own in `directory`.
     ///
     /// The storage must be one that several daemons can share.
     pub fn sibling(&self, directory: &Path, layout: Layout) -> Result<Self> {
         let options = self.options.clone();
         let sibling = Self::new(self.binaries.clone(), directory, layout, self.upstream, options);
-        for shared in ["pki", "kek.key"] {
+        for shared in ["pki"].into_iter().chain(KEKS) {
             run(Command::new("cp").arg("-a").arg(self.directory.join(shared)).arg(directory))?;
         }
         sibling.configure()?;
