@@ -2,18 +2,20 @@
 //! *unavailable*, nobody is refused, suspended or lost, and it heals by itself.
 
 use std::{
+    fs,
     sync::Arc,
     thread::sleep,
     time::{Duration, Instant},
 };
 
-use claviger_servers::{Postgres, Redis, freeze, thaw};
-use claviger_testkit::{Deployment, Layout};
+use claviger_servers::{Postgres, Redis, SoftHsm, freeze, thaw};
+use claviger_testkit::{Deployment, Layout, Storage};
 
 use super::{
+    custody_over_postgres,
     life::{sign_on, user},
     load::Load,
-    postgres, redis,
+    pkcs11_objects, postgres, redis,
 };
 use crate::{
     independent_terminal::PythonTerminal,
@@ -39,6 +41,26 @@ fn of_redis() {
     let killed: Outage<'_> = ("killed", &|| server.kill(), &|| server.restart());
     let frozen: Outage<'_> = ("frozen", &|| server.stop(), &|| server.go_on());
     survive(&running, &[killed, frozen]);
+}
+
+#[test]
+fn of_a_token_with_everything() {
+    let hsm = Arc::new(SoftHsm::new());
+    survive_without_token(&hsm, pkcs11_objects(&hsm));
+}
+
+#[test]
+fn of_a_token_beside_postgres() {
+    let hsm = Arc::new(SoftHsm::new());
+    survive_without_token(&hsm, custody_over_postgres(&hsm, &Arc::new(Postgres::start(""))));
+}
+
+/// The token's storage is moved away, and back.
+fn survive_without_token(hsm: &SoftHsm, storage: Storage) {
+    let (tokens, elsewhere) = (hsm.tokens(), hsm.directory().join("elsewhere"));
+    let moved: Outage<'_> =
+        ("moved", &|| fs::rename(&tokens, &elsewhere).unwrap(), &|| fs::rename(&elsewhere, &tokens).unwrap());
+    survive(&start_on(Layout::Split, Some(storage)), &[moved]);
 }
 
 /// Goes through outages under the load of several terminals.
