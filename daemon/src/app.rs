@@ -20,7 +20,7 @@ use crate::{
     clock,
     config::types::{Config, ManagementConfig, ServiceConfig, StateChoice},
     management::{
-        self, Management, account,
+        self, Management, NotReady, account,
         http::{ServicesHandler, TerminalsHandler},
         kek::Recipients,
     },
@@ -153,7 +153,8 @@ impl App {
                 let role = build_management(&realm, section, &plugins).await?;
                 listeners.extend(management_listeners(section, &role)?);
                 let flag = readiness.register("management");
-                Some(ManagementRole { role, store: section.store.clone(), flag })
+                let custody = section.custody.clone().unwrap_or_default();
+                Some(ManagementRole { role, store: section.store.clone(), custody, flag })
             }
         };
         let service = match &config.service {
@@ -259,6 +260,8 @@ struct ManagementRole {
     role: Arc<Management>,
     /// The plugin that holds its users.
     store: String,
+    /// The plugin that holds their unique keys; empty where there is none.
+    custody: String,
     flag: ReadyFlag,
 }
 
@@ -269,7 +272,10 @@ impl ManagementRole {
         loop {
             match self.role.refresh().await {
                 Ok(()) => self.flag.ready(),
-                Err(error) => self.flag.set(false, &format!("plugin {}: {error}", self.store)),
+                Err(error) => {
+                    let plugin = if matches!(error, NotReady::Custody(_)) { &self.custody } else { &self.store };
+                    self.flag.set(false, &format!("plugin {plugin}: {error}"));
+                }
             }
             if !next_look(&mut changes, &end).await {
                 return;
@@ -283,7 +289,7 @@ async fn watch_service(flag: ReadyFlag, plugins: Arc<PluginHost>, end: Cancellat
     let mut changes = plugins.changes();
     loop {
         let health = plugins.health().await;
-        let needed = health.iter().filter(|health| health.component != "user_store");
+        let needed = health.iter().filter(|health| !matches!(health.component, "user_store" | "custody"));
         match needed.filter_map(|health| health.problem.as_ref().map(|problem| (health, problem))).next() {
             None => flag.ready(),
             Some((health, problem)) => flag.set(false, &format!("plugin {}: {problem}", health.plugin)),

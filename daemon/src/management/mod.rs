@@ -73,6 +73,9 @@ pub enum NotReady {
     /// The store.
     #[error("the user store does not answer: {0}")]
     Store(#[from] PluginError),
+    /// The key custody.
+    #[error("the key custody does not answer: {0}")]
+    Custody(PluginError),
     /// The key ring.
     #[error(transparent)]
     Keyring(#[from] KeyringError),
@@ -235,10 +238,11 @@ impl Management {
         &self.enrolment
     }
 
-    /// Whether the store answers; registry and key ring as they stand there.
+    /// Whether store and custody answer; registry and key ring as they stand there.
     /// Also removes some of the enrolments that are over.
     pub async fn refresh(&self) -> Result<(), NotReady> {
         self.repository.store().health().await?;
+        self.users.unique_keys.health().await.map_err(NotReady::Custody)?;
         self.keyring.reload().await?;
         self.registry.refresh().await?;
         Ok(self.enrolment.sweep().await?)

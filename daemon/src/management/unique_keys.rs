@@ -59,6 +59,14 @@ impl UniqueKeys {
         Self { custody }
     }
 
+    /// Whether the custody answers, where there is one.
+    pub async fn health(&self) -> Result<(), PluginError> {
+        match &self.custody {
+            Some(custody) => custody.component.health().await,
+            None => Ok(()),
+        }
+    }
+
     /// Takes a new key into keeping, under an id that nothing else has. The
     /// caller stores what comes back, or has it [destroyed](Self::destroy).
     pub async fn keep(&self, id: KeyId, key: &Secret32) -> Result<UniqueKey, PluginError> {
