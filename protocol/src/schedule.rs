@@ -38,7 +38,7 @@ pub fn expand(suite: &dyn Suite, prk: &[u8], label: &[u8], context: &[u8], out: 
     let mut input = [0; 128];
     let hash_len = suite.hash_len();
     let info = hash_len..hash_len + label.len() + context.len();
-    if info.end >= input.len() {
+    if info.end >= input.len() || out.len() > 255 * hash_len {
         return Err(SuiteError::Failed);
     }
     input[info.start..info.start + label.len()].copy_from_slice(label);

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod cargo;
 mod fuzz;
 mod packages;
@@ -55,6 +56,9 @@ enum Command {
     /// that a difference of some microseconds would be found. Up to three attempts, since noise may
     /// look like a difference once; all are printed.
     Timing(timing::Timing),
+    /// Measure the real programs
+    #[command(subcommand)]
+    Bench(bench::Bench),
     /// Check files of test vectors with each cipher plugin
     Vectors {
         /// Files of format idb1-vectors-1 [default: protocol/tests/vectors/*.json]
@@ -98,6 +102,7 @@ fn run(command: Command) -> Result<()> {
         Command::Quickstart { once, split } => quickstart::run(once, split),
         Command::Test { filter } => test::run(filter.as_deref()),
         Command::Timing(timing) => timing::run(&timing),
+        Command::Bench(bench) => bench::run(&bench),
         Command::Vectors { files, generate } => vectors::run(&files, generate.as_deref()),
         Command::Fuzz(fuzz) => fuzz::run(&fuzz),
         Command::VerifyProtocol { only, json } => verify_protocol::run(only, json.as_deref()),

@@ -11,7 +11,12 @@ use claviger_testkit::Result;
 pub(crate) type Packages = &'static [(&'static str, &'static str)];
 
 /// What the build needs.
-pub(crate) const BUILD: Packages = &[("make", "/usr/bin/make")];
+pub(crate) const BUILD: Packages = &[
+    ("make", "/usr/bin/make"),
+    // What cipher-openssl is linked against.
+    ("libssl-dev", "/usr/include/openssl/ssl.h"),
+    ("pkg-config", "/usr/bin/pkg-config"),
+];
 
 /// What the tests need.
 pub(crate) const TESTS: Packages = &[
@@ -24,6 +29,10 @@ pub(crate) const TESTS: Packages = &[
     ("redis-server", "/usr/bin/redis-server"),
     ("softhsm2", "/usr/bin/softhsm2-util"),
 ];
+
+/// The servers that benchmarks measure.
+pub(crate) const SERVERS: Packages =
+    &[("postgresql", "/usr/bin/pg_ctlcluster"), ("redis-server", "/usr/bin/redis-server")];
 
 /// What formal models need, whatever checks them.
 pub(crate) const MODELS: Packages = &[("gcc", "/usr/bin/gcc")];

@@ -48,7 +48,7 @@ fn list(plugins: &[Value], out: &mut Lines) {
         list.iter().filter_map(of).collect::<Vec<_>>().join(",")
     };
     out.table(
-        ["NAME", "STATE", "VERSION", "PROVIDES", "SUITES", "REASON"],
+        ["NAME", "STATE", "VERSION", "PROVIDES", "SUITES", "LIBRARY", "REASON"],
         plugins.iter().map(|plugin| {
             [
                 text(plugin, "name"),
@@ -56,6 +56,7 @@ fn list(plugins: &[Value], out: &mut Lines) {
                 text(plugin, "version"),
                 words(plugin, "provides", Value::as_str),
                 words(plugin, "suites", |suite| suite["id"].as_str()),
+                text(&plugin["suites"][0], "implementation"),
                 text(plugin, "reason"),
             ]
         }),

@@ -86,6 +86,9 @@ pub(super) fn backup(file: &Path, store: Option<&str>, common: &Common, output: 
         meter.clear();
         Ok(made?)
     })?;
+    if let Some(custody) = &management.custody {
+        eprintln!("note: unique keys in the custody of {custody} are not in the backup; the module has one of its own");
+    }
     describe("written", file, &contents, started, output)
 }
 

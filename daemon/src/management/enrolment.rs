@@ -36,7 +36,7 @@ pub struct Enrolment {
     /// The store.
     pub repository: Repository,
     /// Seals what is stored.
-    pub kek: Arc<Keyring>,
+    pub keyring: Arc<Keyring>,
     /// Where unique keys go.
     pub unique_keys: Arc<UniqueKeys>,
     /// The time.
@@ -341,7 +341,7 @@ impl Enrolment {
         let mut credential = credential.clone();
         let place = credential.keys.place(self.realm.as_str(), user, credential.epoch);
         if !credential.keys.is_erased()
-            && let Some(sealed) = self.kek.reseal(place, &credential.keys.sealed).map_err(unsealable)?
+            && let Some(sealed) = self.keyring.reseal(place, &credential.keys.sealed).map_err(unsealable)?
         {
             credential.keys.sealed = sealed;
         }
@@ -393,7 +393,7 @@ impl Enrolment {
         let key_id = self.suites.random_array().map_err(|_| Code::Unavailable)?;
         let unique = self.unique_keys.keep(key_id, &pending.unique_key).await.map_err(|error| away(&error))?;
         let keys = Keys { unique, management: pending.management_key.clone() };
-        let sealed = keys.seal(&*self.kek, self.realm.as_str(), user, 1).map_err(unsealable)?;
+        let sealed = keys.seal(&*self.keyring, self.realm.as_str(), user, 1).map_err(unsealable)?;
         let tags = Zeroizing::new([pending.terminal_tag, pending.manager_tag].concat());
         Ok(OfferRecord {
             credential: CredentialRecord {
@@ -421,12 +421,14 @@ impl Enrolment {
 
     fn seal(&self, kind: &str, id: &[u8; 8], secret: &[u8]) -> Result<Vec<u8>, Unsealable> {
         let owner = data_encoding::HEXLOWER.encode(id);
-        self.kek.seal(Place { realm: self.realm.as_str(), kind, owner: &owner, epoch: 0 }, secret)
+        self.keyring.seal(Place { realm: self.realm.as_str(), kind, owner: &owner, epoch: 0 }, secret)
     }
 
     fn open(&self, kind: &str, id: &[u8; 8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, Code> {
         let owner = data_encoding::HEXLOWER.encode(id);
-        self.kek.open(Place { realm: self.realm.as_str(), kind, owner: &owner, epoch: 0 }, sealed).map_err(unsealable)
+        self.keyring
+            .open(Place { realm: self.realm.as_str(), kind, owner: &owner, epoch: 0 }, sealed)
+            .map_err(unsealable)
     }
 }
 

@@ -42,7 +42,7 @@ pub struct Parts {
     /// The user store.
     pub repository: Repository,
     /// Opens the keys in records.
-    pub kek: Arc<Keyring>,
+    pub keyring: Arc<Keyring>,
     /// Where the unique keys are.
     pub unique_keys: Arc<UniqueKeys>,
     /// Opens handles and private user ids.
@@ -144,7 +144,7 @@ impl Gate {
 
     /// Seals the keys of a credential for its record.
     pub fn seal(&self, keys: &Keys, user: &str, epoch: u32) -> Result<SealedKeys, Code> {
-        keys.seal(&*self.parts.kek, self.parts.realm.as_str(), user, epoch).map_err(|_| Code::Unavailable)
+        keys.seal(&*self.parts.keyring, self.parts.realm.as_str(), user, epoch).map_err(|_| Code::Unavailable)
     }
 
     /// Steps 6 to 10. What does not authenticate is answered at a time that
@@ -247,7 +247,7 @@ impl Gate {
         let dummy = self.dummy.credential.as_ref().ok_or(Code::Unavailable)?;
         let own = user.credential.as_ref().filter(|credential| credential.has_epoch(epoch));
         let (owner, credential) = own.map_or((&self.dummy.id, dummy), |own| (&user.id, own));
-        let keys = Keys::open(&self.parts.kek, self.parts.realm.as_str(), owner, credential, epoch).map_err(|_| {
+        let keys = Keys::open(&self.parts.keyring, self.parts.realm.as_str(), owner, credential, epoch).map_err(|_| {
             tracing::error!(target: "audit", event = "record_tampered", user = owner, "the keys of a user's record do not open: the record was exchanged or damaged, or its data key was dropped");
             Code::Unavailable
         })?;
@@ -342,7 +342,7 @@ async fn dummy(parts: &Parts) -> Result<UserRecord, StartError> {
         management: Secret32::new(parts.suites.random_array()?),
     };
     let id = "nobody at all".to_owned(); // user ids have no white space
-    let sealed = keys.seal(parts.kek.ephemeral(), parts.realm.as_str(), &id, 0).map_err(|_| SuiteError::Failed)?;
+    let sealed = keys.seal(parts.keyring.ephemeral(), parts.realm.as_str(), &id, 0).map_err(|_| SuiteError::Failed)?;
     let credential = CredentialRecord {
         id: parts.suites.random_array()?,
         epoch: 0,

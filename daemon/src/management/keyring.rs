@@ -572,7 +572,7 @@ fn listed(parts: impl Iterator<Item = String>) -> String {
 }
 
 /// The key of the record.
-pub(super) const KEY: &str = "key ring";
+pub const KEY: &str = "key ring";
 /// More than this many data keys are a sign that nobody runs `keys rewrap`. They fit into a record.
 const MAX_KEYS: usize = 16;
 /// How often the ring is read at most for secrets under unknown data keys.

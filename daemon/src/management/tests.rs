@@ -24,6 +24,7 @@ use super::{
     enrolment::Answer,
     model::{AdminError, NewUser, Service, UserState},
     record::{CredentialRecord, EnrolmentRecord, Keys, Stored, UniqueKey, UserRecord, enrolment_key, user_key},
+    sealing::DataKeyId,
     testing::{MemoryCustody, MemoryStore, REALM, management, with_custody},
 };
 
@@ -71,7 +72,7 @@ async fn user(management: &Management) -> UserRecord {
 
 async fn has_keys_of(management: &Management, (offered, _): &(Offered, AwaitDone)) -> bool {
     let Some(credential) = user(management).await.credential else { return false };
-    let keys = Keys::open(&management.enrolment().kek, REALM, "ann", &credential, 1).unwrap();
+    let keys = Keys::open(&management.enrolment().keyring, REALM, "ann", &credential, 1).unwrap();
     let UniqueKey::Held(unique) = keys.unique else { return false };
     unique.ct_eq(offered.unique_key.expose()) && keys.management.ct_eq(offered.management_key.expose())
 }
@@ -179,6 +180,29 @@ async fn keys_are_opened_for_users_that_there_are_not() {
     let record = Record { value: user(&management).await.to_bytes(), ..record };
     assert!(gate.resolve(Some(&record), 1).unwrap().known);
     assert!(!gate.resolve(Some(&record), 2).unwrap().known, "another epoch");
+}
+
+#[tokio::test]
+async fn a_data_key_that_goes_takes_nobody_along_and_betrays_nobody() {
+    let (_, management) = with_user().await;
+    let code = new_code(&management).await;
+    let former = management.keyring.ids()[0];
+    let offered = offer(&management, &code).await.unwrap();
+    management.rotate_data_key(&[], true).await.unwrap();
+    // What goes from the code to the user goes under the current key.
+    confirm(&management, &offered).await.unwrap();
+    let credential = user(&management).await.credential.unwrap();
+    assert_eq!(DataKeyId::of(&credential.keys.sealed), Some(management.keyring.ids()[1]));
+    assert!(has_keys_of(&management, &offered).await);
+    while management.rewrap(true, 1000).await.unwrap().end.is_none() {}
+    management.keyring.remove(&[former]).await.unwrap();
+    assert_eq!(management.keyring.ids().len(), 1);
+    management.refresh().await.unwrap();
+    // Users and codes that there are not get the same answer as ever.
+    assert!(!management.gate().resolve(None, 1).unwrap().known);
+    let unknown = EnrolmentCode::new([3; 16]);
+    assert_eq!(offer(&management, &unknown).await.unwrap_err(), Code::AuthFailed);
+    assert!(has_keys_of(&management, &offered).await);
 }
 
 #[tokio::test]

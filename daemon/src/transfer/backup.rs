@@ -27,7 +27,7 @@ use super::{
     rotation,
     stores::Store,
 };
-use crate::management::{kek::Recipients, realm_keys};
+use crate::management::{kek::Recipients, keyring, realm_keys};
 
 /// What a backup holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -122,7 +122,7 @@ async fn write(
 
 /// The records that hold the realm's own keys, with their versions.
 async fn realm_records(store: &Store) -> Result<Vec<Option<Record>>, Error> {
-    let keys = [realm_keys::KEY.to_owned()];
+    let keys = [realm_keys::KEY, keyring::KEY].map(str::to_owned);
     store.call(async |store| store.get(&keys).await).await
 }
 

@@ -9,6 +9,7 @@ use super::{
     Error, Listener, Progress,
     origin::{Source, position},
 };
+use crate::management::sealing::same_secret;
 
 /// How the records of a copy stand to those of the original.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -95,9 +96,10 @@ impl Records {
         let secret = |key: &str| key == REALM_SECRET;
         match (left, right) {
             (Some(left), Some(right)) if same(&left, &right.value, &right.terms) => self.same += 1,
-            (Some(left), Some(_)) => {
+            (Some(left), Some(right)) => {
                 self.differing += 1;
-                self.other_realm |= secret(&left.key);
+                // Sealed anew it is still the realm's.
+                self.other_realm |= secret(&left.key) && !same_secret(&left.value, &right.value);
                 self.first.get_or_insert(left.key);
             }
             (Some(_), None) => self.missing += 1,

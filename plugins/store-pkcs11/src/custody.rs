@@ -19,6 +19,7 @@ use crate::{
     fault::{Fault, unavailable},
     module::{lock, read},
     objects::{self, KEY_LEN},
+    record::hex,
     sealed,
     worker::{Desk, Pool},
 };
@@ -233,8 +234,13 @@ fn mac_all(desk: &Desk<'_>, requests: &[MacRequest], pace: &AtomicU64) -> Result
 fn mac_one(desk: &Desk<'_>, request: &MacRequest) -> Result<Option<SecretBytes>, Fault> {
     if !request.token.is_empty() {
         let sealing = desk.master_mac(&sealed::context(&request.key))?;
-        let key = sealed::open(&sealing, &request.key, &request.token)?;
-        return Ok(Some(sealed::mac(&key, request.hash_len, &request.message)));
+        let opened = sealed::open(&sealing, &request.key, &request.token)?;
+        if opened.is_none() {
+            // Its own user's trouble alone, and not that of all who share the batch.
+            let key = hex(&request.key);
+            tracing::error!(key, "the token of a unique key is damaged, or was sealed under another master key");
+        }
+        return Ok(opened.map(|key| sealed::mac(&key, request.hash_len, &request.message)));
     }
     if !desk.up.is_initialised() {
         desk.up.prove(desk.session)?;

@@ -10,11 +10,10 @@ use std::{
 };
 
 use claviger_plugin_api::{COUNTER_RETENTION, COUNTER_WINDOW, CounterPosition, CounterUse, PluginError, Verdict};
-use futures_util::future::try_join_all;
 
 use crate::{
     fault::unexpected,
-    merge::{Merge, range},
+    merge::{Merge, members, read},
     names::{Names, bytes, line},
     script::{CONSUME, FORGET, Lane, Request},
     server::Server,
@@ -36,17 +35,17 @@ pub(crate) async fn consume(
     for (at, one) in uses.iter().enumerate() {
         shards.entry(names.shard_of(&one.credential)).or_default().push(at);
     }
-    let judged = shards.iter().map(|(shard, places)| async move {
-        let request = request(names, *shard, places.iter().filter_map(|at| uses.get(*at)), now);
-        let letters = bytes(server.call(&request).await?).filter(|letters| letters.len() == places.len());
-        let letters = letters.ok_or_else(|| unexpected("a consumption"))?;
-        places
-            .iter()
-            .zip(letters)
-            .map(|(at, letter)| Ok((*at, verdict(letter)?)))
-            .collect::<Result<Vec<_>, PluginError>>()
-    });
-    let mut verdicts: Vec<(usize, Verdict)> = try_join_all(judged).await?.into_iter().flatten().collect();
+    let requests = shards
+        .iter()
+        .map(|(shard, places)| request(names, *shard, places.iter().filter_map(|at| uses.get(*at)), now))
+        .collect();
+    let mut verdicts = Vec::with_capacity(uses.len());
+    for (places, answer) in shards.values().zip(server.call_all(requests).await?) {
+        let letters = bytes(answer).filter(|letters| letters.len() == places.len());
+        for (at, letter) in places.iter().zip(letters.ok_or_else(|| unexpected("a consumption"))?) {
+            verdicts.push((*at, verdict(letter)?));
+        }
+    }
     verdicts.sort_unstable_by_key(|(at, _)| *at);
     Ok(verdicts.into_iter().map(|(_, verdict)| verdict).collect())
 }
@@ -132,14 +131,14 @@ pub(crate) async fn forget(server: &Server, names: &Names, credential: &[u8; 16]
     let (first, last) = (line(credential, 0), line(credential, u32::MAX));
     let (from, to) = ([&b"["[..], &first].concat(), [&b"["[..], &last].concat());
     loop {
-        let lines = range(server, &names.lines(shard), &from, &to, LINES).await?;
+        let lines = members(server.call(read(&names.lines(shard), &from, &to, LINES)).await?)?;
         if lines.is_empty() {
             return Ok(());
         }
         let keys = lines.iter().map(|line| names.counters(shard, line));
         let keys = [names.lines(shard)].into_iter().chain(keys).collect();
         let done = lines.len();
-        server.call(&Request::script(Lane::Durable, &FORGET, keys, lines)).await?;
+        server.call(Request::script(Lane::Durable, &FORGET, keys, lines)).await?;
         if done < LINES {
             return Ok(());
         }
@@ -171,33 +170,33 @@ pub(crate) async fn list(
             break;
         }
         let left = limit - found.len();
-        let rows = next.iter().map(|line| rows(server, names, line, after, left));
-        found.extend(try_join_all(rows).await?.into_iter().flatten());
+        let next = next.into_iter().map(|line| line.try_into().map_err(|_| unreadable()));
+        let next = next.collect::<Result<Vec<[u8; 20]>, _>>()?;
+        let reads = next.iter().map(|line| read_rows(names, line, after, left)).collect();
+        for (line, answer) in next.iter().zip(server.call_all(reads).await?) {
+            for row in members(answer)? {
+                found.push(counter_use(line, &row).ok_or_else(unreadable)?);
+            }
+        }
         at_once = (at_once * 2).min(LINES);
     }
     found.truncate(limit);
     Ok(found)
 }
 
-/// Up to `limit` rows of a line behind a position.
-async fn rows(
-    server: &Server,
-    names: &Names,
-    stored: &[u8],
-    after: Option<CounterPosition>,
-    limit: usize,
-) -> Result<Vec<CounterUse>, PluginError> {
-    let corrupt = || PluginError::Corrupt("a counter cannot be read".to_owned());
-    let stored: &[u8; 20] = stored.try_into().map_err(|_| corrupt())?;
-    let credential = stored.first_chunk::<16>().ok_or_else(corrupt)?;
+/// Reads up to `limit` rows of a line behind a position.
+fn read_rows(names: &Names, stored: &[u8; 20], after: Option<CounterPosition>, limit: usize) -> Request {
     let from = match after.filter(|after| line(&after.credential, after.epoch) == *stored) {
         None => b"-".to_vec(),
-        Some(CounterPosition { counter: u64::MAX, .. }) => return Ok(Vec::new()),
-        Some(after) => [&b"["[..], &(after.counter + 1).to_be_bytes()].concat(),
+        // Behind all rows of this counter, of which there is one.
+        Some(after) => [&b"("[..], &after.counter.to_be_bytes(), &[255; ROW]].concat(),
     };
-    let set = names.counters(names.shard_of(credential), stored);
-    let rows = range(server, &set, &from, b"+", limit).await?;
-    rows.iter().map(|row| counter_use(stored, row).ok_or_else(corrupt)).collect()
+    let set = names.counters(names.shard_of(&stored[..16]), stored);
+    read(&set, &from, b"+", limit)
+}
+
+fn unreadable() -> PluginError {
+    PluginError::Corrupt("a counter cannot be read".to_owned())
 }
 
 /// A clock from before 1970 stands at it.

@@ -30,8 +30,8 @@
 //! Records are bytes that the host has versioned and sealed; nothing here looks
 //! into them. Rows of counters are kept for at least two hours and ten minutes;
 //! then, behind the window, they are deleted with the credential's next
-//! sign-ons, a few hundred at a time. All lies in the server's memory: some
-//! 150 bytes for each sign-on of the last two hours.
+//! sign-ons, a few hundred at a time. All lies in the server's memory: 60 to
+//! 160 bytes for each sign-on of the last two hours.
 //!
 //! Any number of daemons share the servers: of two that consume the same counter
 //! at the same moment, exactly one is told that it is fresh. What must change

@@ -33,6 +33,9 @@ use crate::{
 /// The wait after a connection could not be opened. It doubles up to the longest.
 const PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// A connection that nobody used for so long is asked whether it still is one:
+/// servers and firewalls close those that are idle, and the first call would fail.
+const IDLE: Duration = Duration::from_secs(1);
 
 /// Opens connections.
 pub(crate) struct Connector {
@@ -193,7 +196,8 @@ pub(crate) struct Link {
 
 #[derive(Default)]
 struct State {
-    connection: Option<MultiplexedConnection>,
+    /// And when it was last taken.
+    connection: Option<(MultiplexedConnection, Instant)>,
     /// Counts the connections, so that a call ends no later one than its own.
     number: u64,
     pause: Option<Pause>,
@@ -234,8 +238,11 @@ impl Link {
     async fn connected(&self) -> Result<(u64, MultiplexedConnection), PluginError> {
         // Held while a connection is opened: the others wait for that one.
         let mut state = self.state.lock().await;
-        if let Some(connection) = &state.connection {
-            return Ok((state.number, connection.clone()));
+        if let Some((mut connection, used)) = state.connection.take()
+            && (used.elapsed() < IDLE || self.is_alive(&mut connection).await)
+        {
+            state.connection = Some((connection.clone(), Instant::now()));
+            return Ok((state.number, connection));
         }
         if let Some(pause) = state.pause.as_ref().filter(|pause| Instant::now() < pause.until) {
             return Err(pause.why.clone());
@@ -243,7 +250,7 @@ impl Link {
         match self.connector.open(&self.address, Party::Master).await {
             Ok(connection) => {
                 state.number += 1;
-                state.connection = Some(connection.clone());
+                state.connection = Some((connection.clone(), Instant::now()));
                 state.pause = None;
                 Ok((state.number, connection))
             }
@@ -253,5 +260,12 @@ impl Link {
                 Err(why)
             }
         }
+    }
+
+    async fn is_alive(&self, connection: &mut MultiplexedConnection) -> bool {
+        let ping = redis::cmd("PING");
+        // Whatever it answers, it does.
+        let answer = tokio::time::timeout(self.connector.timeout(), connection.send_packed_command(&ping)).await;
+        answer.is_ok_and(|answer| answer.is_ok())
     }
 }

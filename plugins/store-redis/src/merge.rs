@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 
 use claviger_plugin_api::PluginError;
-use futures_util::future::try_join_all;
 use redis::Value;
 
 use crate::{
@@ -52,9 +51,14 @@ impl<'a> Merge<'a> {
 
     /// The next member of all.
     pub(crate) async fn next(&mut self) -> Result<Option<Vec<u8>>, PluginError> {
-        let (server, to) = (self.server, &self.to);
-        let dry = self.shards.iter_mut().filter(|shard| shard.read.is_empty() && !shard.ended);
-        try_join_all(dry.map(|shard| shard.read_on(server, to))).await?;
+        let mut dry: Vec<&mut Shard> =
+            self.shards.iter_mut().filter(|shard| shard.read.is_empty() && !shard.ended).collect();
+        if !dry.is_empty() {
+            let reads = dry.iter().map(|shard| read(&shard.set, &shard.from, &self.to, shard.chunk)).collect();
+            for (shard, answer) in dry.iter_mut().zip(self.server.call_all(reads).await?) {
+                shard.add(members(answer)?);
+            }
+        }
         let lowest = self.shards.iter_mut().filter(|shard| !shard.read.is_empty());
         let lowest = lowest.min_by(|a, b| a.read.front().cmp(&b.read.front()));
         Ok(lowest.and_then(|shard| shard.read.pop_front()))
@@ -74,28 +78,24 @@ impl<'a> Merge<'a> {
 }
 
 impl Shard {
-    async fn read_on(&mut self, server: &Server, to: &[u8]) -> Result<(), PluginError> {
-        let members = range(server, &self.set, &self.from, to, self.chunk).await?;
+    fn add(&mut self, members: Vec<Vec<u8>>) {
         self.ended = members.len() < self.chunk;
         self.chunk = (self.chunk * 2).min(CHUNK);
         if let Some(last) = members.last() {
             self.from = [&b"("[..], last].concat();
         }
         self.read.extend(members);
-        Ok(())
     }
 }
 
-/// Up to `limit` members of a set between two ends as `ZRANGEBYLEX` has them.
-pub(crate) async fn range(
-    server: &Server,
-    set: &Name,
-    from: &[u8],
-    to: &[u8],
-    limit: usize,
-) -> Result<Vec<Vec<u8>>, PluginError> {
+/// Reads up to `limit` members of a set between two ends as `ZRANGEBYLEX` has them.
+pub(crate) fn read(set: &Name, from: &[u8], to: &[u8], limit: usize) -> Request {
     let limit = limit.to_string();
-    let request = Request::command("ZRANGEBYLEX", set, [from, to, b"LIMIT", b"0", limit.as_bytes()]);
-    let Value::Array(members) = server.call(&request).await? else { return Err(unexpected("ZRANGEBYLEX")) };
+    Request::command("ZRANGEBYLEX", set, [from, to, b"LIMIT", b"0", limit.as_bytes()])
+}
+
+/// The members in the answer to [`read`].
+pub(crate) fn members(answer: Value) -> Result<Vec<Vec<u8>>, PluginError> {
+    let Value::Array(members) = answer else { return Err(unexpected("ZRANGEBYLEX")) };
     members.into_iter().map(|member| bytes(member).ok_or_else(|| unexpected("ZRANGEBYLEX"))).collect()
 }

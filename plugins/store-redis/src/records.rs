@@ -8,7 +8,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use claviger_plugin_api::{Cursor, IndexTerm, Page, PluginError, Put, Record, Scan, Written};
-use futures_util::future::try_join_all;
 use redis::Value;
 
 use crate::{
@@ -29,20 +28,24 @@ pub(crate) async fn get(
     for key in keys.iter().map(AsRef::as_ref) {
         shards.entry(names.shard_of(key.as_bytes())).or_default().insert(key);
     }
-    let reads = shards.into_iter().map(|(shard, keys)| async move {
-        let stored: Vec<_> = keys.iter().map(|key| names.record(shard, key)).collect();
-        let Some((first, rest)) = stored.split_first() else { return Ok(Vec::new()) };
-        let request = Request::command("MGET", first, rest.iter().map(|name| name.bytes.as_slice()));
-        match server.call(&request).await? {
-            Value::Array(found) if found.len() == keys.len() => keys
-                .into_iter()
-                .zip(found)
-                .filter_map(|(key, value)| bytes(value).map(|stored| decode(key, &stored).map(|record| (key, record))))
-                .collect::<Result<Vec<_>, _>>(),
-            _ => Err(unexpected("MGET")),
-        }
+    let reads = shards.iter().filter_map(|(shard, keys)| {
+        let mut stored = keys.iter().map(|key| names.record(*shard, key));
+        let first = stored.next()?;
+        let rest: Vec<_> = stored.collect();
+        Some(Request::command("MGET", &first, rest.iter().map(|name| name.bytes.as_slice())))
     });
-    let found: HashMap<&str, Record> = try_join_all(reads).await?.into_iter().flatten().collect();
+    let mut found: HashMap<&str, Record> = HashMap::with_capacity(keys.len());
+    for (keys, answer) in shards.values().zip(server.call_all(reads.collect()).await?) {
+        let stored = match answer {
+            Value::Array(stored) if stored.len() == keys.len() => stored,
+            _ => return Err(unexpected("MGET")),
+        };
+        for (key, value) in keys.iter().zip(stored) {
+            if let Some(stored) = bytes(value) {
+                found.insert(key, decode(key, &stored)?);
+            }
+        }
+    }
     Ok(keys.iter().map(|key| found.get(key.as_ref()).cloned()).collect())
 }
 
@@ -71,7 +74,7 @@ async fn write(
     let mut part = Vec::new();
     push_part(&mut part, key.as_bytes());
     let arguments = vec![expected.to_be_bytes().to_vec(), part, record];
-    match server.call(&Request::script(Lane::Durable, &PUT, keys, arguments)).await? {
+    match server.call(Request::script(Lane::Durable, &PUT, keys, arguments)).await? {
         Value::Nil => Ok(Written::Done(version)),
         answer => {
             let stored = bytes(answer).and_then(|version| version.try_into().ok());
@@ -148,12 +151,11 @@ async fn page(
 }
 
 fn cursor(mut entry: &[u8]) -> Result<Cursor, PluginError> {
-    let read = || {
+    let mut read = || {
         take_part(&mut entry)?;
         let mut text = || String::from_utf8(take_part(&mut entry)?).ok();
         Some(Cursor { value: text()?, key: text()? })
     };
-    let mut read = read;
     read().ok_or_else(|| PluginError::Corrupt("an index entry cannot be read".to_owned()))
 }
 

@@ -27,7 +27,7 @@ script!(FORGET, "scripts/forget.lua");
 script!(UPDATE, "scripts/update.lua");
 
 /// Which of the connections to a server a request takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Lane {
     /// Reads, and what need not outlive a server.
     Quick,
@@ -65,13 +65,8 @@ impl Request {
         Self { slot, lane, body: Body::Script { script, keys, arguments } }
     }
 
-    /// It as it is sent. The answer to look at is the one of this number, and
-    /// the one behind it is that of `wait`.
-    pub(crate) fn pipeline(&self, asking: bool, with_source: bool, wait: Option<&Cmd>) -> (Pipeline, usize) {
-        let mut pipeline = Pipeline::with_capacity(3);
-        if asking {
-            pipeline.cmd("ASKING");
-        }
+    /// Adds it to a pipeline, a script with its source or by its hash.
+    pub(crate) fn add_to(&self, pipeline: &mut Pipeline, with_source: bool) {
         match &self.body {
             Body::Command(command) => pipeline.add_command(command.clone()),
             Body::Script { script, keys, arguments } => {
@@ -83,9 +78,5 @@ impl Request {
                 pipeline.add_command(command)
             }
         };
-        if let Some(wait) = wait {
-            pipeline.add_command(wait.clone());
-        }
-        (pipeline, usize::from(asking))
     }
 }

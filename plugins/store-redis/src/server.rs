@@ -1,7 +1,7 @@
 //! The servers: which of them has a slot now, and a request on its way to it.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -10,7 +10,7 @@ use std::{
 };
 
 use claviger_plugin_api::{InitError, PluginError};
-use futures_util::future::select_ok;
+use futures_util::future::{select_ok, try_join_all};
 use redis::{Cmd, Pipeline, ServerError, Value};
 use tokio::task::JoinSet;
 
@@ -67,6 +67,16 @@ struct Map {
     stale: AtomicBool,
 }
 
+/// A request and where it goes next.
+struct Underway {
+    /// Its number among those that were called together.
+    at: usize,
+    request: Request,
+    node: Arc<Node>,
+    asking: bool,
+    with_source: bool,
+}
+
 /// All servers of a store.
 pub(crate) struct Server {
     connector: Arc<Connector>,
@@ -101,49 +111,102 @@ impl Server {
     /// The answer to a request.
     ///
     /// # Errors
-    /// `Unavailable`, also where it cannot be known whether it was done; `Full`
-    /// and `Corrupt` where nothing was.
-    pub(crate) async fn call(&self, request: &Request) -> Result<Value, PluginError> {
-        // To find the server, to connect, and its answer.
-        let limit = self.connector.connect_timeout() * 2 + self.connector.timeout();
-        let answer = tokio::time::timeout(limit, self.follow(request)).await;
-        answer.unwrap_or_else(|_| Err(PluginError::Unavailable("the servers did not answer in time".to_owned())))
+    /// Those of [`call_all`](Self::call_all).
+    pub(crate) async fn call(&self, request: Request) -> Result<Value, PluginError> {
+        let mut answers = self.call_all(vec![request]).await?;
+        answers.pop().ok_or_else(|| unexpected("a command"))
     }
 
-    async fn follow(&self, request: &Request) -> Result<Value, PluginError> {
-        let (mut node, mut asking, mut with_source) = (self.owner(request.slot).await?, false, false);
-        let wait = self.wait.as_ref().filter(|_| request.lane == Lane::Durable);
+    /// The answers to requests, in their order. Those for one server go out
+    /// together, so that it syncs its disk once for all of them.
+    ///
+    /// # Errors
+    /// `Unavailable`, also where it cannot be known whether they were done;
+    /// `Full` and `Corrupt` where one of them was not. Others may have been.
+    pub(crate) async fn call_all(&self, requests: Vec<Request>) -> Result<Vec<Value>, PluginError> {
+        // To find the servers, to connect, and their answers.
+        let limit = self.connector.connect_timeout() * 2 + self.connector.timeout();
+        let answers = tokio::time::timeout(limit, self.follow(requests)).await;
+        answers.unwrap_or_else(|_| Err(PluginError::Unavailable("the servers did not answer in time".to_owned())))
+    }
+
+    async fn follow(&self, requests: Vec<Request>) -> Result<Vec<Value>, PluginError> {
+        let map = self.fresh_map().await?;
+        let mut answers = vec![Value::Nil; requests.len()];
+        let underway = requests.into_iter().enumerate().map(|(at, request)| {
+            let node = self.owner(&map, request.slot)?;
+            Ok(Underway { at, request, node, asking: false, with_source: false })
+        });
+        let mut underway = underway.collect::<Result<Vec<_>, PluginError>>()?;
         for _ in 0..HOPS {
-            let (pipeline, at) = request.pipeline(asking, with_source, wait.map(|(wait, _)| wait));
-            let mut answers =
-                node.link(request.lane).send(&pipeline).await.inspect_err(|_| self.doubt())?.into_iter().skip(at);
-            let error = match answers.next() {
-                Some(Value::ServerError(error)) => error,
-                Some(answer) => {
-                    enough(wait.map(|(_, replicas)| *replicas), answers.next())?;
-                    return Ok(answer);
+            let mut groups: BTreeMap<(Lane, Address), Vec<Underway>> = BTreeMap::new();
+            for one in underway.drain(..) {
+                groups.entry((one.request.lane, one.node.address.clone())).or_default().push(one);
+            }
+            let sent = groups.into_iter().map(|((lane, _), group)| self.send(lane, group));
+            for (one, answer) in try_join_all(sent).await?.into_iter().flatten() {
+                match answer {
+                    Value::ServerError(error) => underway.push(self.again(one, &error)?),
+                    answer => answers[one.at] = answer,
                 }
-                None => return Err(unexpected("a command")),
-            };
-            match error.code() {
-                "NOSCRIPT" if !with_source => with_source = true,
-                // Not done there, so it may be sent again.
-                code @ ("MOVED" | "ASK") => {
-                    if code == "MOVED" {
-                        self.doubt();
-                    }
-                    asking = code == "ASK";
-                    node = self.redirected(&node, &error)?;
-                }
-                code => {
-                    if ["READONLY", "CLUSTERDOWN", "MASTERDOWN", "LOADING", "UNBLOCKED"].contains(&code) {
-                        self.doubt();
-                    }
-                    return Err(refused(&error));
-                }
+            }
+            if underway.is_empty() {
+                return Ok(answers);
             }
         }
         Err(PluginError::Unavailable("the servers send one another's requests around".to_owned()))
+    }
+
+    /// Sends what is for one server, and gives the answer to each.
+    async fn send(&self, lane: Lane, group: Vec<Underway>) -> Result<Vec<(Underway, Value)>, PluginError> {
+        let Some(node) = group.first().map(|one| one.node.clone()) else { return Ok(Vec::new()) };
+        let wait = self.wait.as_ref().filter(|_| lane == Lane::Durable);
+        let mut pipeline = Pipeline::with_capacity(group.len() + 1);
+        for one in &group {
+            if one.asking {
+                pipeline.cmd("ASKING");
+            }
+            one.request.add_to(&mut pipeline, one.with_source);
+        }
+        if let Some((wait, _)) = wait {
+            pipeline.add_command(wait.clone());
+        }
+        let mut answers = node.link(lane).send(&pipeline).await.inspect_err(|_| self.doubt())?.into_iter();
+        let mut answered = Vec::with_capacity(group.len());
+        for one in group {
+            if one.asking {
+                answers.next();
+            }
+            let answer = answers.next().ok_or_else(|| unexpected("a command"))?;
+            answered.push((one, answer));
+        }
+        // What the server refused is of more interest than who has the rest.
+        let refused = answered.iter().any(|(_, answer)| matches!(answer, Value::ServerError(_)));
+        if let (Some((_, replicas)), false) = (wait, refused) {
+            enough(*replicas, answers.next())?;
+        }
+        Ok(answered)
+    }
+
+    /// A request that a server says it has not done, on its next way.
+    fn again(&self, mut one: Underway, error: &ServerError) -> Result<Underway, PluginError> {
+        match error.code() {
+            "NOSCRIPT" if !one.with_source => one.with_source = true,
+            code @ ("MOVED" | "ASK") => {
+                if code == "MOVED" {
+                    self.doubt();
+                }
+                one.asking = code == "ASK";
+                one.node = self.redirected(&one.node, error)?;
+            }
+            code => {
+                if ["READONLY", "CLUSTERDOWN", "MASTERDOWN", "LOADING", "UNBLOCKED"].contains(&code) {
+                    self.doubt();
+                }
+                return Err(refused(error));
+            }
+        }
+        Ok(one)
     }
 
     /// The servers of now that take writes.
@@ -155,8 +218,7 @@ impl Server {
         Ok(masters)
     }
 
-    async fn owner(&self, slot: u16) -> Result<Arc<Node>, PluginError> {
-        let map = self.fresh_map().await?;
+    fn owner(&self, map: &Map, slot: u16) -> Result<Arc<Node>, PluginError> {
         let at = map.ranges.partition_point(|(last, _)| *last < slot);
         let node = map.ranges.get(at).and_then(|(_, node)| node.clone());
         node.ok_or_else(|| {
@@ -334,15 +396,14 @@ async fn ask_sentinel(connector: Arc<Connector>, sentinel: Address, master: Stri
     }
 }
 
-/// Whether as many replicas as wanted have the write.
-fn enough(wanted: Option<i64>, answer: Option<Value>) -> Result<(), PluginError> {
-    match (wanted, answer) {
-        (None, _) => Ok(()),
-        (Some(wanted), Some(Value::Int(have))) if have >= wanted => Ok(()),
-        (Some(wanted), Some(Value::Int(have))) => {
+/// Whether as many replicas as wanted have the writes.
+fn enough(wanted: i64, answer: Option<Value>) -> Result<(), PluginError> {
+    match answer {
+        Some(Value::Int(have)) if have >= wanted => Ok(()),
+        Some(Value::Int(have)) => {
             Err(PluginError::Unavailable(format!("{have} replicas have the write; wait_replicas = {wanted}")))
         }
-        (Some(_), Some(Value::ServerError(error))) => Err(refused(&error)),
+        Some(Value::ServerError(error)) => Err(refused(&error)),
         _ => Err(unexpected("WAIT")),
     }
 }

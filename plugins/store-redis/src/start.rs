@@ -86,29 +86,21 @@ fn marker(names: &Names) -> String {
 
 /// Marks the shards at the first start; later, each must be as it was.
 async fn mark(server: &Server, names: &Names) -> Result<(), InitError> {
-    let stored = markers(server, names).await.map_err(at_start)?;
     let own = marker(names);
+    let stored = markers(server, names).await.map_err(at_start)?;
+    stored.iter().flatten().try_for_each(|found| agree(found, &own))?;
     // The first is written last: while it is not there, the first start has not ended.
-    let first = stored.first().cloned().flatten();
-    for (shard, found) in stored.iter().enumerate().rev() {
-        match (found, &first) {
-            (Some(found), _) => agree(found, &own)?,
-            (None, Some(first)) => {
-                agree(first, &own)?;
-                return Err(InitError::Failed(lost(shard)));
-            }
-            (None, None) => {
-                let name = names.marker(u16::try_from(shard).unwrap_or(u16::MAX));
-                let request = Request::command("SET", &name, [own.as_bytes(), b"NX", b"GET"]);
-                let before = server.call(&request).await.map_err(at_start)?;
-                // Another daemon may have been there first.
-                if let Some(found) = bytes(before) {
-                    agree(&String::from_utf8_lossy(&found), &own)?;
-                }
-            }
-        }
+    match (stored.first(), stored.iter().position(Option::is_none)) {
+        (_, None) => return Ok(()),
+        (Some(Some(_)), Some(shard)) => return Err(InitError::Failed(lost(shard))),
+        _ => {}
     }
-    Ok(())
+    let set = |shard| Request::command("SET", &names.marker(shard), [own.as_bytes(), b"NX"]);
+    server.call_all((1..names.shards()).map(set).collect()).await.map_err(at_start)?;
+    server.call(set(0)).await.map_err(at_start)?;
+    // Another daemon may have been there first.
+    let stored = markers(server, names).await.map_err(at_start)?;
+    stored.iter().flatten().try_for_each(|found| agree(found, &own))
 }
 
 fn agree(found: &str, own: &str) -> Result<(), InitError> {
@@ -147,9 +139,7 @@ fn lost(shard: usize) -> String {
 }
 
 async fn markers(server: &Server, names: &Names) -> Result<Vec<Option<String>>, PluginError> {
-    let reads = (0..names.shards()).map(|shard| async move {
-        let found = server.call(&Request::command("GET", &names.marker(shard), [])).await?;
-        Ok(bytes(found).map(|found| String::from_utf8_lossy(&found).into_owned()))
-    });
-    try_join_all(reads).await
+    let reads = (0..names.shards()).map(|shard| Request::command("GET", &names.marker(shard), []));
+    let found = server.call_all(reads.collect()).await?;
+    Ok(found.into_iter().map(|one| Some(String::from_utf8_lossy(&bytes(one)?).into_owned())).collect())
 }

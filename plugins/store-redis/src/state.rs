@@ -28,7 +28,7 @@ pub(crate) async fn put_new(
     check(key, value)?;
     let lifetime = milliseconds(lifetime);
     let request = Request::command("SET", &names.state(key), [value, b"NX", b"PX", lifetime.as_bytes()]);
-    match server.call(&request).await? {
+    match server.call(request).await? {
         Value::Okay => Ok(true),
         Value::Nil => Ok(false),
         _ => Err(unexpected("SET")),
@@ -56,7 +56,7 @@ pub(crate) async fn update(
 ) -> Result<bool, PluginError> {
     check(key, value)?;
     let arguments = vec![expected.to_vec(), value.to_vec(), milliseconds(lifetime).into_bytes()];
-    match server.call(&Request::script(Lane::Quick, &UPDATE, vec![names.state(key)], arguments)).await? {
+    match server.call(Request::script(Lane::Quick, &UPDATE, vec![names.state(key)], arguments)).await? {
         Value::Int(done) => Ok(done == 1),
         _ => Err(unexpected("an update")),
     }
@@ -64,7 +64,7 @@ pub(crate) async fn update(
 
 async fn one(server: &Server, names: &Names, command: &str, key: &str) -> Result<Option<Vec<u8>>, PluginError> {
     limits::key(key)?;
-    match server.call(&Request::command(command, &names.state(key), [])).await? {
+    match server.call(Request::command(command, &names.state(key), [])).await? {
         Value::Nil => Ok(None),
         answer => bytes(answer).map(Some).ok_or_else(|| unexpected(command)),
     }

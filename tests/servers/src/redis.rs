@@ -102,6 +102,11 @@ impl Redis {
         self.port
     }
 
+    /// Its process.
+    pub fn process_id(&self) -> u32 {
+        self.process.lock().unwrap().id()
+    }
+
     /// Its directory, for what tests put there.
     pub fn directory(&self) -> &Path {
         self.directory.path()

@@ -13,13 +13,17 @@ pub struct Binaries {
 impl Binaries {
     /// Those in a directory such as `target/debug`; fails naming what is missing.
     pub fn in_directory(directory: &Path) -> Result<Self> {
+        let binaries = Self::for_management(directory, &["store-sqlite", "issuer-opaque"])?;
+        require(&binaries.claviger())?;
+        Ok(binaries)
+    }
+
+    /// Those in a directory, of which a daemon with the management role, a cipher plugin and the
+    /// named plugins are enough.
+    pub fn for_management(directory: &Path, plugins: &[&str]) -> Result<Self> {
         let binaries = Self { directory: directory.to_owned() };
-        let plugins = ["cipher-aws-lc", "store-sqlite", "issuer-opaque"].map(|name| binaries.plugin(name));
-        for file in [binaries.clavigerd(), binaries.claviger()].iter().chain(&plugins) {
-            if !file.is_file() {
-                return Err(format!("{} is missing; run `cargo build` first", file.display()));
-            }
-        }
+        require(&binaries.clavigerd())?;
+        [&["cipher-aws-lc"], plugins].concat().iter().try_for_each(|name| require(&binaries.plugin(name)))?;
         Ok(binaries)
     }
 
@@ -37,4 +41,8 @@ impl Binaries {
     pub fn plugin(&self, name: &str) -> PathBuf {
         self.directory.join(format!("libclaviger_{}.so", name.replace('-', "_")))
     }
+}
+
+fn require(file: &Path) -> Result<()> {
+    if file.is_file() { Ok(()) } else { Err(format!("{} is missing; run `cargo build` first", file.display())) }
 }

@@ -78,6 +78,8 @@ pub struct Deployment {
     telemetry: [u16; 2],
     upstream: SocketAddr,
     options: Options,
+    /// The cipher plugins by the names of their folders, in this order.
+    ciphers: Vec<&'static str>,
     /// Other daemons that the service asks too.
     also: Vec<SocketAddr>,
     daemons: [Option<Process>; 2],
@@ -111,7 +113,12 @@ impl Deployment {
     ///
     /// The storage must be one that several daemons can share.
     pub fn sibling(&self, directory: &Path, layout: Layout) -> Result<Self> {
-        let options = self.options.clone();
+        self.sibling_with(directory, layout, self.options.clone())
+    }
+
+    /// As [`Self::sibling`], with other options: on another storage, it is the same realm only when
+    /// that holds a copy.
+    pub fn sibling_with(&self, directory: &Path, layout: Layout, options: Options) -> Result<Self> {
         let sibling = Self::new(self.binaries.clone(), directory, layout, self.upstream, options);
         for shared in ["pki"].into_iter().chain(KEKS) {
             run(Command::new("cp").arg("-a").arg(self.directory.join(shared)).arg(directory))?;
@@ -131,6 +138,7 @@ impl Deployment {
             telemetry: [free_port(), free_port()],
             upstream,
             options,
+            ciphers: vec!["cipher-aws-lc"],
             also: Vec::new(),
             daemons: [None, None],
         }
@@ -139,6 +147,12 @@ impl Deployment {
     /// Has the service ask the management daemon of a sibling too, from its next start on.
     pub fn ask_also(&mut self, sibling: &Self) -> Result<()> {
         self.also.push(sibling.services_address());
+        self.configure()
+    }
+
+    /// Has all daemons load these cipher plugins (names of their folders) in this order, from their next start on.
+    pub fn use_ciphers(&mut self, plugins: &[&'static str]) -> Result<()> {
+        self.ciphers = plugins.to_vec();
         self.configure()
     }
 
@@ -341,7 +355,7 @@ socket = "admin{daemon}.sock"
 "#,
             self.telemetry[daemon]
         );
-        text += &self.plugin("cipher-aws-lc", "");
+        text.extend(self.ciphers.iter().map(|name| self.plugin(name, "")));
         if daemon == 0 {
             for (name, config) in &self.storage().plugins {
                 text += &self.plugin(name, config);

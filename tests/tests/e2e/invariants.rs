@@ -45,7 +45,16 @@ fn manifest(folder: &str) -> String {
 
 #[test]
 fn the_daemon_names_no_plugin() {
-    let names = ["cipher_aws_lc", "store_sqlite", "issuer_opaque", "cipher-aws-lc", "store-sqlite", "issuer-opaque"];
+    let names = [
+        "cipher_aws_lc",
+        "cipher_openssl",
+        "store_sqlite",
+        "issuer_opaque",
+        "cipher-aws-lc",
+        "cipher-openssl",
+        "store-sqlite",
+        "issuer-opaque",
+    ];
     for name in names {
         assert!(!manifest("daemon").contains(name), "{name}");
     }
@@ -79,11 +88,12 @@ fn only_the_abi_modules_name_abi_stable() {
 }
 
 #[test]
-fn unsafe_code_is_only_at_the_abi() {
+fn unsafe_code_is_only_at_the_abi_and_where_openssl_is_called() {
     let keyword = ["unsafe", " "].concat();
     nowhere("plugin-api/src", &[&keyword], &["plugin-api/src/abi"]);
     nowhere("daemon/src", &[&keyword], &["daemon/src/plugin_host/abi.rs"]);
-    for folder in ["plugins", "terminal-sdk/src", "protocol/src"] {
+    nowhere("plugins", &[&keyword], &["plugins/cipher-openssl/src/sys.rs"]);
+    for folder in ["terminal-sdk/src", "protocol/src"] {
         nowhere(folder, &[&keyword], &[]);
     }
 }

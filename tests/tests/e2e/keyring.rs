@@ -2,9 +2,8 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
     path::PathBuf,
-    process::{Command, Stdio},
+    process::Stdio,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU32, Ordering},
@@ -13,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use claviger_daemon::admin::{AdminClient, api::GoOn};
 use claviger_testkit::{Deployment, KEKS, Layout, SERVICE};
 use serde_json::Value;
 
@@ -169,15 +169,18 @@ fn a_kill_in_the_middle_of_rewrap_loses_nothing() {
         running.deployment.enrolment_code(&user).unwrap();
     }
     keys(&running.deployment, &["rotate", "--sole-daemon"]);
-    let mut command = running.deployment.clavigerd(&["keys", "rewrap", "--sole-daemon", "--page", "1"]);
-    let mut rewrap = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    // Its first word of how far it is; stopped there, so that the kill is in the middle for certain.
-    let mut said = BufReader::new(rewrap.stderr.take().unwrap()).lines();
-    assert!(said.next().unwrap().unwrap().contains("record"));
-    signal(rewrap.id(), "STOP");
+    // Three pages of ten records are done for certain, and another is under way.
+    let client = AdminClient::new(file(&running.deployment, "admin0.sock"));
+    let page = GoOn { sole_daemon: true, limit: 10 };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    for _ in 0..3 {
+        assert!(runtime.block_on(client.rewrap(&page)).unwrap().end.is_none());
+    }
+    let under_way = runtime.spawn(async move { client.rewrap(&page).await });
     running.deployment.kill_management();
-    signal(rewrap.id(), "CONT");
-    assert_eq!(rewrap.wait().unwrap().success(), false, "it knows that it did not end");
+    if let Ok(progress) = runtime.block_on(under_way).unwrap() {
+        assert!(progress.end.is_none(), "it did not end");
+    }
     running.deployment.start_management().unwrap();
     let between = keys(&running.deployment, &["status"]);
     assert_eq!(between["secrets"].as_object().unwrap().len(), 2, "some are sealed anew and some not: {between}");
@@ -192,9 +195,4 @@ fn a_kill_in_the_middle_of_rewrap_loses_nothing() {
     keys(&running.deployment, &["rotate", "--sole-daemon"]);
     keys(&running.deployment, &["rewrap", "--sole-daemon"]);
     late.enrol(&running.deployment, &code).unwrap();
-}
-
-fn signal(process: u32, name: &str) {
-    let sent = Command::new("kill").args(["-s", name, &process.to_string()]).status().unwrap();
-    assert!(sent.success());
 }

@@ -4,8 +4,11 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod admin;
+mod bench;
+mod ciphers;
 mod faults;
 mod hostile_service;
+mod hsm;
 mod independent_terminal;
 mod invariants;
 mod keyring;

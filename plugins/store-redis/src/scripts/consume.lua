@@ -14,9 +14,8 @@ local function first(rows, from)
 end
 
 local function seconds(row)
-  local value = 0
-  for at = 41, 46 do value = value * 256 + string.byte(row, at) end
-  return value
+  local a, b, c, d, e, f = string.byte(row, 41, 46)
+  return ((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f
 end
 
 local old = tonumber(ARGV[1])

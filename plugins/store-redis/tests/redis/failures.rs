@@ -152,6 +152,19 @@ async fn a_server_that_hangs_is_unavailable_in_time() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_was_closed_while_idle_costs_no_call() {
+    let server = Redis::start("");
+    let store = open(on(&server));
+    for counter in 0..3 {
+        assert_eq!(store.consume(&[counter_use(1, counter, 1)]).await.unwrap(), [Verdict::Fresh]);
+        assert!(UserStore::get(&*store, &["k".to_owned()]).await.unwrap()[0].is_none());
+        server.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
+        // Idle is what lasts.
+        sleep(Duration::from_millis(1200)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_server_says_so_and_writes_nothing() {
     let server = Redis::start("");
     let store = open(on(&server));

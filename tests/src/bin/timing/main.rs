@@ -24,6 +24,7 @@ use claviger_daemon::{
     telemetry::{logs, metrics::Metrics},
 };
 use claviger_protocol::{Code, ServiceId};
+use claviger_tests::random::Random;
 use serde::Serialize;
 
 use statistics::{Comparison, median};
@@ -271,33 +272,5 @@ impl Pair {
             kept * 100.0,
             if bad { "  <-- NO" } else { "" }
         );
-    }
-}
-
-/// SplitMix64: an order that nothing in the program follows. Not for secrets.
-struct Random(u64);
-
-impl Random {
-    fn new(seed: u64) -> Self {
-        let mut random = Self(seed);
-        Self(random.next())
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        (self.next() % limit as u64) as usize
-    }
-
-    fn shuffle<T>(&mut self, items: &mut [T]) {
-        for last in (1..items.len()).rev() {
-            items.swap(last, self.below(last + 1));
-        }
     }
 }

@@ -1,12 +1,7 @@
 //! A realm as a daemon has it, with users, and the envelopes to measure it
 //! with.
 
-use std::{
-    fs,
-    path::Path,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use claviger_daemon::{
     clock, config,
@@ -22,15 +17,12 @@ use claviger_daemon::{
 };
 use claviger_plugin_api::UserStore;
 use claviger_protocol::{
-    KemId, Realm, Secret32, ServiceId, SuiteId,
+    KemId, Realm, Secret32, ServiceId,
     aws_lc::AwsLc,
     enrolment_code::EnrolmentCode,
-    message::{Binding, Scope, Uid},
-    terminal::{
-        enrol::{self, Offered},
-        login::{self, Login, LoginRandom, Sender},
-    },
+    terminal::enrol::{self, Offered},
 };
+use claviger_tests::envelope::{self, ATTRIBUTES, SUITE, Terminal};
 
 /// What is wrong with an envelope.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,44 +96,21 @@ impl World {
         let mut user_id = id.as_str();
         match fault {
             Fault::UnknownUser => user_id = &nobody,
-            Fault::UniqueKey => unique = self.random()?,
+            Fault::UniqueKey => unique = envelope::random()?,
             Fault::ManagementKey => management[number % 32] ^= 1 << (number / 32 % 8),
             Fault::Malformed => {}
         }
-        let (unique, management) = (Secret32::new(unique), Secret32::new(management));
-        let sender = Sender {
-            realm: &self.realm,
-            user_id: user_id.as_bytes(),
-            uid: Uid::UserId(user_id.as_bytes()),
+        let terminal = Terminal {
+            user_id,
             epoch: offered.details.epoch,
-            unique_key: &unique,
-            management_key: &management,
-            suite: SUITE,
-            kem: KemId::X25519,
-            counter: number as u64 + 1,
-            time_ms: clock::millis(SystemTime::now()),
+            unique_key: &Secret32::new(unique),
+            management_key: &Secret32::new(management),
         };
-        let login = Login {
-            sender,
-            service: &self.service,
-            binding: Binding::None,
-            scope: Scope::new(ATTRIBUTES).map_err(|error| error.to_string())?,
-        };
-        let random = LoginRandom {
-            nonce: self.random()?,
-            session_password: Secret32::new(self.random()?),
-            kem: Secret32::new(self.random()?),
-        };
-        let suite = AwsLc::suite(SUITE).ok_or("no suite")?;
-        let (mut envelope, _) = login::start(suite, login, random).map_err(|error| error.to_string())?;
+        let mut envelope = envelope::login(&self.realm, &self.service, terminal, number as u64 + 1)?;
         if fault == Fault::Malformed {
             envelope.pop();
         }
         Ok(envelope)
-    }
-
-    fn random<const N: usize>(&self) -> Result<[u8; N], String> {
-        self.suites.random_array().map_err(|error| error.to_string())
     }
 
     /// Adds a user and enrols it, as its terminal and an administrator do.
@@ -156,7 +125,7 @@ impl World {
         let made = management.enrolment_code(id, DAY).await.map_err(|error| error.to_string())?;
         let code = EnrolmentCode::parse(&made.code).map_err(|error| error.to_string())?;
         let suite = AwsLc::suite(SUITE).ok_or("no suite")?;
-        let (nonce, random) = (self.random()?, Secret32::new(self.random()?));
+        let (nonce, random) = (envelope::random()?, Secret32::new(envelope::random()?));
         let (e1, awaited) = enrol::start(suite, SUITE, &self.realm, &code, KemId::X25519, &nonce, &random)
             .map_err(|error| error.to_string())?;
         let e2 = exchange(management, &e1).await?;
@@ -233,7 +202,4 @@ fn user_id(number: usize) -> String {
 
 /// Enrolled users.
 const USERS: usize = 64;
-const SUITE: SuiteId = SuiteId::AES_256_GCM_SHA256;
-/// What is consented to and released.
-const ATTRIBUTES: [&str; 2] = ["user", "groups"];
 const DAY: Duration = Duration::from_secs(86_400);
