@@ -54,6 +54,8 @@ pub struct Storage {
     pub store: String,
     /// `management.custody`: one of the plugins.
     pub custody: Option<String>,
+    /// Variables of the environment that its daemons need.
+    pub environment: Vec<(String, PathBuf)>,
     /// What ends when the last deployment on it is dropped.
     pub server: Arc<dyn Any + Send + Sync>,
 }
@@ -100,6 +102,9 @@ impl Deployment {
         let deployment = Self::new(binaries, directory, layout, upstream, options);
         deployment.issue()?;
         deployment.configure()?;
+        if deployment.storage().custody.is_some() {
+            deployment.admin(&["hsm", "init"])?;
+        }
         Ok(deployment)
     }
 
@@ -200,6 +205,7 @@ impl Deployment {
     pub fn clavigerd(&self, args: &[&str]) -> Command {
         let mut command = Command::new(self.binaries.clavigerd());
         command.arg("--config").arg(self.configuration(0)).args(args);
+        command.envs(self.storage().environment);
         command
     }
 
@@ -293,6 +299,7 @@ impl Deployment {
         let name = ["clavigerd", "clavigerd (service)"][at];
         let mut command = Command::new(self.binaries.clavigerd());
         command.arg("--config").arg(self.configuration(at)).arg("run");
+        command.envs(self.storage().environment);
         let log = self.directory.join(["clavigerd.log", "service.log"][at]);
         let mut daemon = Process::start(name, &mut command, &log)?;
         let telemetry = SocketAddr::from(([127, 0, 0, 1], self.telemetry[at]));
@@ -371,6 +378,7 @@ socket = "admin{daemon}.sock"
             plugins: vec![(SQLITE.into(), format!("path = \"{}\"", self.directory.join("users.db").display()))],
             store: SQLITE.into(),
             custody: None,
+            environment: Vec::new(),
             server: Arc::new(()),
         })
     }

@@ -9,10 +9,15 @@ use crate::support::start;
 
 /// The secrets of a terminal's credential, in the forms in which they could leak.
 pub(crate) fn secrets(terminal: &Terminal) -> Vec<Vec<u8>> {
+    secrets_named(terminal, &["unique_key", "management_key"])
+}
+
+/// Some of them.
+pub(crate) fn secrets_named(terminal: &Terminal, names: &[&str]) -> Vec<Vec<u8>> {
     let text = fs::read_to_string(terminal.home().join("credential.json")).unwrap();
     let credential: Value = serde_json::from_str(&text).unwrap();
     let mut found = Vec::new();
-    for name in ["unique_key", "management_key"] {
+    for name in names {
         let value = credential[name].as_str().unwrap();
         let bytes =
             [data_encoding::BASE64URL_NOPAD.decode(value.as_bytes()), data_encoding::HEXLOWER.decode(value.as_bytes())];
@@ -34,6 +39,8 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
     !find_any(haystack, &[needle]).is_empty()
 }
 
+const ZEROS: [u8; 4096] = [0; 4096];
+
 /// Those of the needles, at least one byte each, that are in the haystack: one pass for all of them.
 pub(crate) fn find_any(haystack: &[u8], needles: &[impl AsRef<[u8]>]) -> Vec<usize> {
     let mut by_first = vec![Vec::new(); 256];
@@ -41,9 +48,15 @@ pub(crate) fn find_any(haystack: &[u8], needles: &[impl AsRef<[u8]>]) -> Vec<usi
         by_first[usize::from(needle.as_ref()[0])].push(at);
     }
     let mut found = std::collections::BTreeSet::new();
-    for (at, first) in haystack.iter().enumerate() {
-        let candidates = &by_first[usize::from(*first)];
-        found.extend(candidates.iter().filter(|needle| haystack[at..].starts_with(needles[**needle].as_ref())));
+    for (page, bytes) in haystack.chunks(ZEROS.len()).enumerate() {
+        if bytes == ZEROS && by_first[0].is_empty() {
+            continue; // most of a process's memory
+        }
+        for (at, first) in bytes.iter().enumerate() {
+            let from_here = || &haystack[page * ZEROS.len() + at..];
+            let candidates = &by_first[usize::from(*first)];
+            found.extend(candidates.iter().filter(|needle| from_here().starts_with(needles[**needle].as_ref())));
+        }
     }
     found.into_iter().collect()
 }

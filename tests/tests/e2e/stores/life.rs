@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use claviger_servers::{Postgres, Redis, RedisCluster};
+use claviger_servers::{Postgres, Redis, RedisCluster, SoftHsm};
 use claviger_testkit::{Deployment, Layout, SERVICE, Storage, Terminal};
 use serde_json::Value;
 
@@ -29,6 +29,17 @@ fn redis() {
 fn redis_cluster() {
     let cluster = Arc::new(RedisCluster::start());
     live(|| Some(super::redis_cluster(&cluster)));
+}
+
+#[test]
+fn pkcs11_objects() {
+    live(|| Some(super::pkcs11_objects(&Arc::new(SoftHsm::new()))));
+}
+
+#[test]
+fn custody_over_postgres() {
+    let server = Arc::new(Postgres::start(""));
+    live(|| Some(super::custody_over_postgres(&Arc::new(SoftHsm::new()), &server)));
 }
 
 /// In both layouts, each on an empty store.
