@@ -14,8 +14,11 @@ use claviger_plugin_api::{
     COUNTER_RETENTION, CounterPosition, CounterUse, Verdict,
     counter::{enters_new_block, from_signed, to_signed, too_old},
 };
-use diesel::sql_types::{BigInt, Binary, Nullable};
-use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
+use diesel::{
+    result::{DatabaseErrorKind, Error},
+    sql_types::{BigInt, Binary, Nullable},
+};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use crate::{fault::Fault, statement::Statement};
 
@@ -210,51 +213,17 @@ const LOOK_UP: &str = "
     ORDER BY u.number";
 
 /// Inserts all of the rows, or none where one of them is there by now.
+///
+/// One statement, and so one round trip and a commit of its own: where a row is
+/// there, the primary key ends it, and nothing of it stays.
 async fn insert(connection: &mut AsyncPgConnection, fresh: &mut [CounterUse], now: i64) -> Result<bool, Fault> {
+    if fresh.is_empty() {
+        return Ok(true);
+    }
     // In one order everywhere, so that of two daemons that wait for each
     // other's rows one always gets on.
     fresh.sort_unstable_by_key(|one| (one.credential, one.epoch, one.counter));
-    match fresh {
-        [] => Ok(true),
-        // One statement is a transaction already.
-        [_] => Ok(insert_new(connection, fresh, now).await? == 1),
-        fresh => {
-            let fresh = &*fresh;
-            let inserted = connection
-                .transaction(async move |connection| match insert_new(connection, fresh, now).await {
-                    Ok(count) if count == fresh.len() => Ok(()),
-                    Ok(_) => Err(Undone::Taken),
-                    Err(error) => Err(Undone::Sql(error)),
-                })
-                .await;
-            match inserted {
-                Ok(()) => Ok(true),
-                Err(Undone::Taken) => Ok(false),
-                Err(Undone::Sql(error)) => Err(error.into()),
-            }
-        }
-    }
-}
-
-/// Why an insertion was rolled back.
-enum Undone {
-    /// One of the rows was there.
-    Taken,
-    Sql(diesel::result::Error),
-}
-
-impl From<diesel::result::Error> for Undone {
-    fn from(error: diesel::result::Error) -> Self {
-        Self::Sql(error)
-    }
-}
-
-async fn insert_new(
-    connection: &mut AsyncPgConnection,
-    fresh: &[CounterUse],
-    now: i64,
-) -> Result<usize, diesel::result::Error> {
-    Statement::<()>::new(INSERT)
+    let inserted = Statement::<()>::new(INSERT)
         .many_bytes(fresh.iter().map(|one| one.credential))
         .numbers(fresh.iter().map(|one| i64::from(one.epoch)))
         .numbers(fresh.iter().map(|one| to_signed(one.counter)))
@@ -262,13 +231,17 @@ async fn insert_new(
         // One that is post-dated comes into time later, and is kept from then on.
         .numbers(fresh.iter().map(|one| now.max(i64::try_from(one.time_ms / 1000).unwrap_or(i64::MAX))))
         .execute(connection)
-        .await
+        .await;
+    match inserted {
+        Ok(_) => Ok(true),
+        Err(Error::DatabaseError(DatabaseErrorKind::UniqueViolation, _)) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 const INSERT: &str = "
     INSERT INTO claviger_counters (credential, epoch, counter, nonce, recorded)
-    SELECT * FROM unnest(?, ?, ?, ?, ?)
-    ON CONFLICT DO NOTHING";
+    SELECT * FROM unnest(?, ?, ?, ?, ?)";
 
 /// A clock from before 1970 stands at it.
 fn seconds(time: SystemTime) -> i64 {
