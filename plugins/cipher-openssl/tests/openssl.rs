@@ -2,7 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::{fs, path::Path, thread};
+use std::{
+    fs::{self, File},
+    hint::black_box,
+    os::unix::fs::FileExt,
+    path::Path,
+    thread,
+};
 
 use claviger_cipher_openssl::{Configuration, Library, Provider, SUITES, Suite, suites};
 use claviger_plugin_api::{CipherError, CipherSuite, InitError, SuiteInfo};
@@ -201,4 +207,47 @@ fn a_fips_provider_computes() {
         assert_eq!(results[0], results[1]);
         suite.random(&mut [0; 32]).unwrap();
     }
+}
+
+#[test]
+fn no_key_is_left_in_memory() {
+    // Masked, so that looking for it does not find what is looked for.
+    let masked: Vec<u8> = (0..32u8).map(|at| at.wrapping_mul(167) ^ 0xd1 ^ MASK).collect();
+    let suites = all();
+    let mut key: Vec<u8> = masked.iter().map(|byte| byte ^ MASK).collect();
+    assert!(found(&masked, 0) > 0, "the search finds nothing");
+    for suite in &suites {
+        let (mut sealed, mut mac) = ([0; 20], vec![0; suite.info().hash_len]);
+        suite.seal(&key, &[2; 12], b"aad", b"text", &mut sealed).unwrap();
+        suite.open(&key, &[2; 12], b"aad", &sealed, &mut [0; 4]).unwrap();
+        suite.open(&key, &[2; 12], b"", &sealed, &mut [0; 4]).unwrap_err();
+        suite.mac(&key, b"data", &mut mac).unwrap();
+    }
+    key.fill(0);
+    black_box(&key);
+    // As it is, and as HMAC pads it.
+    for pad in [0, 0x36, 0x5c] {
+        assert_eq!(found(&masked, pad), 0, "pad {pad:#04x}");
+    }
+}
+
+const MASK: u8 = 0xa7;
+
+/// How often the key, each byte with `pad`, is in memory that this process can write.
+fn found(masked: &[u8], pad: u8) -> usize {
+    let memory = File::open("/proc/self/mem").unwrap();
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    let mut count = 0;
+    for line in maps.lines().filter(|line| line.contains(" rw-p ") && !line.contains("/dev/")) {
+        let (from, to) = line.split(' ').next().unwrap().split_once('-').unwrap();
+        let (from, to) = (u64::from_str_radix(from, 16).unwrap(), u64::from_str_radix(to, 16).unwrap());
+        let mut bytes = vec![0; usize::try_from(to - from).unwrap().min(64 << 20)];
+        let Ok(read) = memory.read_at(&mut bytes, from) else { continue };
+        let is_key = |window: &[u8]| window.iter().zip(masked).all(|(byte, masked)| byte ^ pad ^ MASK == *masked);
+        count += bytes[..read].windows(masked.len()).filter(|window| is_key(window)).count();
+        // What was read is not to be found again.
+        bytes.fill(0);
+        black_box(&bytes);
+    }
+    count
 }
