@@ -82,9 +82,6 @@ pub enum NotReady {
     /// The key ring.
     #[error(transparent)]
     Keyring(#[from] KeyringError),
-    /// The key custody.
-    #[error("the key custody does not answer: {0}")]
-    Custody(PluginError),
 }
 
 /// The management role of one daemon.

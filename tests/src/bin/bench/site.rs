@@ -241,7 +241,10 @@ fn start(store: Store) -> Result<(Option<Server>, Storage), String> {
         }
     };
     let plugins = vec![(store.plugin().to_owned(), config)];
-    Ok((Some(server), Storage { plugins, store: store.plugin().into(), custody: None, server: held }))
+    Ok((
+        Some(server),
+        Storage { plugins, store: store.plugin().into(), custody: None, environment: Vec::new(), server: held },
+    ))
 }
 
 fn secret(path: &Path, text: &str) -> Result<(), String> {
