@@ -1,13 +1,14 @@
 //! Several daemons on one store are one management server.
 
 use std::{
+    process::Command,
     sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
 use claviger_servers::{Postgres, Redis};
-use claviger_testkit::{Deployment, Layout, Options, SERVICE, Storage, Terminal, Upstream};
+use claviger_testkit::{Deployment, Layout, Options, SERVICE, Storage, Terminal, Upstream, run};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -59,6 +60,37 @@ fn two_daemons_on_redis_are_one_management_server() {
 #[test]
 fn kills_of_either_daemon_on_redis_lose_nothing_and_refuse_nobody() {
     kills_lose_nothing(redis(&Arc::new(Redis::start(""))));
+}
+
+/// Service daemons that share their state: a key that one issued is good at the other.
+#[test]
+fn service_daemons_that_share_redis_share_sessions() {
+    let server = Arc::new(Redis::start(""));
+    for (state, shared) in [("store-redis", true), ("memory", false)] {
+        let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let upstream = Upstream::start().unwrap();
+        let options =
+            Options { service: format!("state = \"{state}\""), storage: Some(redis(&server)), ..Options::default() };
+        let [at_a, at_b] = directories.each_ref().map(TempDir::path);
+        let mut a = Deployment::prepare_with(binaries(), at_a, Layout::AllInOne, upstream.address(), options).unwrap();
+        let mut b = a.sibling(at_b, Layout::AllInOne).unwrap();
+        a.start().unwrap();
+        b.start().unwrap();
+        a.register_service().unwrap();
+        let alice = a.enrolled("alice").unwrap();
+        let shown: Value =
+            serde_json::from_str(&alice.run(&["sign-on", SERVICE, "--show-key", "--json"]).unwrap()).unwrap();
+        let key = shown["key"].as_str().unwrap();
+        let with_key = |daemon: &Deployment| {
+            let ca = daemon.ca().display().to_string();
+            let authorization = format!("Authorization: Bearer {key}");
+            let mut curl = Command::new("curl");
+            curl.args(["--silent", "--output", "/dev/null", "--cacert", &ca, "--write-out", "%{http_code}"]);
+            run(curl.args(["-H", &authorization, &daemon.origin()])).unwrap()
+        };
+        assert_eq!(with_key(&b), if shared { "200" } else { "401" }, "state in {state}");
+        assert_eq!(with_key(&a), "200");
+    }
 }
 
 /// Daemons with both roles behind one name: what happens at one holds at the other.
