@@ -47,6 +47,7 @@ fn go_on() -> Result<(), String> {
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 fn run(which: &str, directory: &Path, options: &str) -> Result<(), String> {
+    let directory = &directory.canonicalize().map_err(|error| format!("{}: {error}", directory.display()))?;
     match which {
         "stores" => stores::run(directory, &parse(options)?),
         other => Err(format!("there is no benchmark {other}")),
