@@ -47,6 +47,11 @@ impl Names {
         self.in_shard(shard, "shard", &[])
     }
 
+    /// What is written to see whether a server takes writes.
+    pub(crate) fn probe(&self, shard: u16) -> Name {
+        self.in_shard(shard, "probe", &[])
+    }
+
     /// A record.
     pub(crate) fn record(&self, shard: u16, key: &str) -> Name {
         self.in_shard(shard, "record:", key.as_bytes())

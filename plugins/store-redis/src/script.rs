@@ -58,6 +58,11 @@ impl Request {
         Self { slot: key.slot, lane: Lane::Quick, body: Body::Command(built) }
     }
 
+    /// The same where it counts only once it is durable.
+    pub(crate) fn durable(self) -> Self {
+        Self { lane: Lane::Durable, ..self }
+    }
+
     /// A script on keys of one slot, of which there is at least one.
     pub(crate) fn script(lane: Lane, script: &'static Script, keys: Vec<Name>, arguments: Vec<Vec<u8>>) -> Self {
         let slot = keys.first().map_or(0, |key| key.slot);

@@ -18,6 +18,7 @@ use crate::{
     configuration::{Address, Servers},
     fault::{refused, unexpected},
     link::{Connector, Link, Party},
+    names::Name,
     script::{Lane, Request},
 };
 
@@ -180,9 +181,9 @@ impl Server {
             let answer = answers.next().ok_or_else(|| unexpected("a command"))?;
             answered.push((one, answer));
         }
-        // What the server refused is of more interest than who has the rest.
-        let refused = answered.iter().any(|(_, answer)| matches!(answer, Value::ServerError(_)));
-        if let (Some((_, replicas)), false) = (wait, refused) {
+        // What was done is done when the replicas have it, also beside what the server sends elsewhere.
+        let done = answered.iter().any(|(_, answer)| !matches!(answer, Value::ServerError(_)));
+        if let (Some((_, replicas)), true) = (wait, done) {
             enough(*replicas, answers.next())?;
         }
         Ok(answered)
@@ -216,6 +217,17 @@ impl Server {
         masters.sort_by(|a, b| a.address.cmp(&b.address));
         masters.dedup_by(|a, b| a.address == b.address);
         Ok(masters)
+    }
+
+    /// Of these names the first of each server.
+    pub(crate) async fn one_for_each(&self, names: impl IntoIterator<Item = Name>) -> Result<Vec<Name>, PluginError> {
+        let map = self.fresh_map().await?;
+        let mut found = BTreeMap::new();
+        for name in names {
+            let node = self.owner(&map, name.slot)?;
+            found.entry(node.address.clone()).or_insert(name);
+        }
+        Ok(found.into_values().collect())
     }
 
     fn owner(&self, map: &Map, slot: u16) -> Result<Arc<Node>, PluginError> {

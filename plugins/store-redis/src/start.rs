@@ -2,7 +2,6 @@
 //! keep answers durable, and whether the data are there and laid out as expected.
 
 use claviger_plugin_api::{InitError, PluginError};
-use futures_util::future::try_join_all;
 use redis::Value;
 
 use crate::{
@@ -117,12 +116,14 @@ fn agree(found: &str, own: &str) -> Result<(), InitError> {
     }
 }
 
-/// Whether all servers answer, and every shard is there as the start has seen
-/// it. A server that was emptied must not look like one in which nobody is enrolled.
+/// Whether all servers take writes (a full disk, too few replicas), and every
+/// shard is there as the start has seen it. A server that was emptied must not
+/// look like one in which nobody is enrolled.
 pub(crate) async fn health(server: &Server, names: &Names) -> Result<(), PluginError> {
     let own = marker(names);
-    let pings = server.masters().await?;
-    try_join_all(pings.iter().map(|node| node.ask(Lane::Durable, redis::cmd("PING")))).await?;
+    let probes = server.one_for_each((0..names.shards()).map(|shard| names.probe(shard))).await?;
+    let writes = probes.iter().map(|probe| Request::command("SET", probe, [&b"1"[..]]).durable());
+    server.call_all(writes.collect()).await?;
     for (shard, found) in markers(server, names).await?.into_iter().enumerate() {
         if found.as_ref() != Some(&own) {
             return Err(PluginError::Unavailable(lost(shard)));

@@ -91,3 +91,16 @@ async fn a_write_that_too_few_replicas_have_gets_no_verdict() {
         "{answer:?}"
     );
 }
+
+/// It answers, and takes no writes: sign-ons would fail, so it is not healthy.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_takes_no_writes_is_not_healthy() {
+    let server = Redis::start("");
+    let store = RedisStore::open(patient(on(&server))).unwrap();
+    UserStore::health(&store).await.unwrap();
+    server.cli(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
+    let answer = UserStore::health(&store).await;
+    assert!(matches!(&answer, Err(PluginError::Unavailable(text)) if text.contains("replica")), "{answer:?}");
+    server.cli(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
+    UserStore::health(&store).await.unwrap();
+}
