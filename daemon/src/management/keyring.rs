@@ -18,7 +18,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -49,6 +49,8 @@ pub struct Keyring {
     ring: ArcSwap<Ring>,
     /// When the ring was read last, in milliseconds since 1970.
     read_ms: AtomicU64,
+    /// The newest data key was made ahead of this daemon's clock, and does not seal yet.
+    behind: AtomicBool,
     /// One reading at a time.
     reading: Mutex<()>,
     /// A secret under an unknown data key was seen: read the ring again.
@@ -96,6 +98,12 @@ pub enum KeyringError {
          find out who writes to the store, and restore the record"
     )]
     Forged,
+    /// This daemon's clock, or that of the daemon that made the newest key, is wrong.
+    #[error(
+        "the newest data key was made {0} s ahead of this daemon's clock: nothing is sealed until it is due here. Set the \
+         clocks of all daemons right"
+    )]
+    Clock(u64),
     /// The request does not fit the ring.
     #[error("{0}")]
     Refused(String),
@@ -115,7 +123,10 @@ pub const LEASE: Duration = Duration::from_secs(120);
 /// How long after it ceased to seal a data key may go at the earliest: longer
 /// than [`LEASE`], and than daemons' clocks may differ.
 pub const GRACE: Duration = Duration::from_secs(300);
-/// The same where one daemon alone uses the store: its requests in progress.
+/// How far ahead of its own clock a daemon takes new data keys for granted. One
+/// whose clock is further behind would seal under a former key when others drop it.
+pub const MAX_AHEAD: Duration = Duration::from_secs(60);
+/// The same as [`GRACE`] where one daemon alone uses the store: its requests in progress.
 pub const SOLE_GRACE: Duration = Duration::from_secs(10);
 
 /// A ring as it was read, opened.
@@ -195,6 +206,7 @@ impl Keyring {
             clock,
             ring: ArcSwap::from_pointee(Ring { record: RingRecord::default(), keys: Vec::new() }),
             read_ms: AtomicU64::new(0),
+            behind: AtomicBool::new(false),
             reading: Mutex::new(()),
             wanted: Arc::default(),
             ephemeral: DataKey::random().map_err(|_| KeyringError::Library)?,
@@ -202,7 +214,11 @@ impl Keyring {
         if keyring.repository.get::<RingRecord>(KEY).await?.is_none() {
             keyring.make().await?;
         }
-        keyring.reload().await?;
+        match keyring.reload().await {
+            // What it does not seal, it opens.
+            Err(error @ KeyringError::Clock(_)) => warn!("{error}"),
+            result => result?,
+        }
         keyring.advise();
         let (wanted, weak) = (keyring.wanted.clone(), Arc::downgrade(&keyring));
         tokio::spawn(async move {
@@ -238,8 +254,26 @@ impl Keyring {
             let ring = self.judge(found.value)?;
             self.ring.store(Arc::new(ring));
         }
+        self.in_time(&self.ring.load(), now_ms)?;
         self.read_ms.store(now_ms, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Whether this daemon knows the time well enough to know which key seals.
+    /// Once it was behind only that the newest one is due says that it is not,
+    /// for that the time passes does not set a clock right.
+    fn in_time(&self, ring: &Ring, now_ms: u64) -> Result<(), KeyringError> {
+        let Some(newest) = ring.keys.last() else { return Ok(()) };
+        let ahead_ms = newest.made_ms.saturating_sub(now_ms);
+        if ahead_ms > MAX_AHEAD.as_millis() as u64 {
+            self.behind.store(true, Ordering::Relaxed);
+        } else if newest.from_ms <= now_ms {
+            self.behind.store(false, Ordering::Relaxed);
+        }
+        match self.behind.load(Ordering::Relaxed) {
+            true => Err(self.stop(KeyringError::Clock(ahead_ms / 1000))),
+            false => Ok(()),
+        }
     }
 
     /// Opens a ring as it was found, if it is authentic and follows the one that was read before.
@@ -255,7 +289,7 @@ impl Keyring {
     /// hand may be in no ring. A ring that merely does not open is an error of
     /// this daemon's configuration, and then it seals for as long as [`LEASE`].
     fn stop(&self, error: KeyringError) -> KeyringError {
-        if matches!(error, KeyringError::WentBack | KeyringError::Forged) {
+        if matches!(error, KeyringError::WentBack | KeyringError::Forged | KeyringError::Clock(_)) {
             self.read_ms.store(0, Ordering::Relaxed);
         }
         error
@@ -490,7 +524,7 @@ impl Keyring {
         let _reading = self.reading.lock().await;
         let change = |record: &mut RingRecord| {
             // Nothing is signed that would not be taken.
-            self.judge(record.clone())?;
+            self.in_time(&self.judge(record.clone())?, self.now_ms())?;
             let changed = change(record)?;
             if changed {
                 record.generation += 1;
@@ -986,5 +1020,41 @@ mod tests {
         let made = keyring.rotate(&[], Duration::ZERO).await.unwrap();
         assert_eq!(keyring.ids().last(), Some(&made));
         load(&store, &behind, [1]).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_daemon_whose_clock_is_far_behind_opens_and_does_not_seal() {
+        let (store, right, behind) = (MemoryStore::new(), TestClock::new(), TestClock::new());
+        let (one, two) = (load(&store, &right, [1]).await.unwrap(), load(&store, &behind, [1]).await.unwrap());
+        let sealed = one.seal(PLACE, b"secret").unwrap();
+        right.advance(GRACE);
+        one.rotate(&[], SETTLE).await.unwrap();
+        assert!(matches!(two.reload().await, Err(KeyringError::Clock(300))));
+        assert!(two.seal(PLACE, b"secret").is_err());
+        assert!(matches!(two.rotate(&[], SETTLE).await, Err(KeyringError::Clock(300))));
+        // It still is that far behind.
+        right.advance(GRACE - MAX_AHEAD);
+        behind.advance(GRACE - MAX_AHEAD);
+        assert!(two.reload().await.is_err());
+        assert!(two.seal(PLACE, b"secret").is_err());
+        let two = load(&store, &TestClock::new(), [1]).await.unwrap();
+        assert_eq!(two.open(PLACE, &sealed).unwrap().as_slice(), b"secret", "it starts");
+        assert!(two.seal(PLACE, b"secret").is_err());
+        // Less than that says nothing.
+        let late = TestClock::new();
+        late.advance(GRACE - MAX_AHEAD);
+        assert!(load(&store, &late, [1]).await.unwrap().seal(PLACE, b"secret").is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_daemon_whose_clock_was_set_right_seals_again() {
+        let (store, right, behind) = (MemoryStore::new(), TestClock::new(), TestClock::new());
+        let (one, two) = (load(&store, &right, [1]).await.unwrap(), load(&store, &behind, [1]).await.unwrap());
+        right.advance(GRACE);
+        let made = one.rotate(&[], SETTLE).await.unwrap();
+        assert!(two.reload().await.is_err());
+        behind.advance(GRACE + SETTLE);
+        two.reload().await.unwrap();
+        assert_eq!(DataKeyId::of(&two.seal(PLACE, b"secret").unwrap()), Some(made));
     }
 }
