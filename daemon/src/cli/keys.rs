@@ -211,7 +211,10 @@ fn recipients(ring: &KeyRing, out: &mut Lines) {
                 one.source.clone().unwrap_or_else(|| "(not configured)".to_owned()),
                 if at_hand { "yes" } else { "no" }.to_owned(),
                 one.data_keys.join(","),
-                one.problem.clone().unwrap_or_default(),
+                one.problem.clone().unwrap_or_else(|| match one.damaged.is_empty() {
+                    true => String::new(),
+                    false => format!("damaged: {}; run `clavigerd keys rewrap`", one.damaged.join(",")),
+                }),
             ]
         }),
     );

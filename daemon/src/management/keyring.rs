@@ -140,7 +140,10 @@ struct RingKey {
     key: DataKey,
     made_ms: u64,
     from_ms: u64,
+    /// Whom it is wrapped for, but for `broken`.
     wraps: Vec<KekId>,
+    /// Those at hand whose wrap of it does not open.
+    broken: Vec<KekId>,
 }
 
 /// The record.
@@ -252,6 +255,9 @@ impl Keyring {
         // Its version says nothing: after a failover another daemon may write another record under the same one.
         if found.value != self.ring.load().record {
             let ring = self.judge(found.value)?;
+            for (key, kek) in ring.keys.iter().flat_map(|key| key.broken.iter().map(move |kek| (key.key.id(), kek))) {
+                warn!(target: "audit", event = "data_key_wrap_damaged", data_key = %key, kek = %kek, "what is wrapped for this key-encryption key does not open, others do: run `clavigerd keys rewrap`");
+            }
             self.ring.store(Arc::new(ring));
         }
         self.in_time(&self.ring.load(), now_ms)?;
@@ -372,7 +378,8 @@ impl Keyring {
         Ok(id)
     }
 
-    /// Wraps the data keys for recipients that are at hand and not served yet.
+    /// Wraps the data keys for recipients that are at hand and not served yet, or
+    /// whose wraps are damaged.
     pub async fn wrap_for_recipients(&self) -> Result<(), KeyringError> {
         self.change(|record| self.wrap_missing(record)).await
     }
@@ -435,11 +442,16 @@ impl Keyring {
             let keys = ring.keys.iter().filter(|key| key.wraps.contains(&id));
             keys.map(|key| key.key.id().to_string()).collect()
         };
+        let broken = |id: KekId| -> Vec<String> {
+            let keys = ring.keys.iter().filter(|key| key.broken.contains(&id));
+            keys.map(|key| key.key.id().to_string()).collect()
+        };
         let configured = self.recipients.all().iter().map(|recipient| RecipientView {
             source: Some(recipient.source.to_string()),
             id: recipient.kek.as_ref().ok().map(|kek| kek.id().to_string()),
             problem: recipient.kek.as_ref().err().map(ToString::to_string),
             data_keys: recipient.kek.as_ref().map_or_else(|_| Vec::new(), |kek| opens(kek.id())),
+            damaged: recipient.kek.as_ref().map_or_else(|_| Vec::new(), |kek| broken(kek.id())),
         });
         let mut recipients: Vec<_> = configured.collect();
         let others = ring.others(&self.recipients);
@@ -448,6 +460,7 @@ impl Keyring {
             id: Some(id.to_string()),
             problem: None,
             data_keys: opens(id),
+            damaged: Vec::new(),
         }));
         KeyRing { recipients, data_keys: data_keys.collect() }
     }
@@ -553,16 +566,15 @@ impl Keyring {
         Ok(record)
     }
 
-    /// Wraps every data key for those at hand that have no wrap of it; whether there were any.
+    /// Wraps every data key for those at hand that have no wrap of it that opens; whether there were any.
     fn wrap_missing(&self, record: &mut RingRecord) -> Result<bool, KeyringError> {
         let mut wrapped = false;
         for key in &mut record.keys {
-            let missing = self.recipients.at_hand().any(|kek| key.wraps.iter().all(|wrap| wrap.kek != kek.id().0));
-            if missing {
-                let secret = self.unwrap(key)?;
-                self.wrap(key, &secret)?;
-                wrapped = true;
-            }
+            let (secret, broken) = self.unwrap(key)?;
+            key.wraps.retain(|wrap| !broken.iter().any(|id| id.0 == wrap.kek));
+            let good = key.wraps.len();
+            self.wrap(key, &secret)?;
+            wrapped |= key.wraps.len() > good;
         }
         Ok(wrapped)
     }
@@ -582,12 +594,14 @@ impl Keyring {
         let mut keys = Vec::with_capacity(record.keys.len());
         let mut newest = None;
         for key in &record.keys {
-            let secret = self.unwrap(key)?;
+            let (secret, broken) = self.unwrap(key)?;
+            let good = |id: &KekId| !broken.contains(id);
             keys.push(RingKey {
                 key: DataKey::new(DataKeyId(key.id), secret.as_slice().try_into().map_err(|_| KeyringError::Library)?),
                 made_ms: key.made_ms,
                 from_ms: key.from_ms,
-                wraps: key.wraps.iter().map(|wrap| KekId(wrap.kek)).collect(),
+                wraps: key.wraps.iter().map(|wrap| KekId(wrap.kek)).filter(good).collect(),
+                broken,
             });
             newest = Some(secret);
         }
@@ -600,23 +614,28 @@ impl Keyring {
     /// Makes the tag of a ring that was changed.
     fn sign(&self, record: &mut RingRecord) -> Result<(), KeyringError> {
         let newest = record.keys.last().ok_or(KeyringError::Library)?;
-        let secret = self.unwrap(newest)?;
+        let (secret, _) = self.unwrap(newest)?;
         record.tag = hmac::sign(&tag_key(&secret), &record.message(&self.realm)).as_ref().to_vec();
         Ok(())
     }
 
-    fn unwrap(&self, record: &KeyRecord) -> Result<Zeroizing<Vec<u8>>, KeyringError> {
-        let mut damaged = None;
+    /// The key, and those at hand whose wrap does not open: every one is tried, or
+    /// a damaged one would be noticed when it is the last.
+    fn unwrap(&self, record: &KeyRecord) -> Result<(Zeroizing<Vec<u8>>, Vec<KekId>), KeyringError> {
+        let (mut found, mut broken) = (None, Vec::new());
         for wrap in &record.wraps {
             let Some(kek) = self.recipients.get(KekId(wrap.kek)) else { continue };
             match kek.unwrap(&record.aad(&self.realm, kek.id()), &wrap.wrapped) {
-                Ok(secret) => return Ok(secret),
-                Err(Unsealable) => damaged = Some(kek.id()),
+                Ok(secret) => found = Some(secret),
+                Err(Unsealable) => broken.push(kek.id()),
             }
         }
+        if let Some(secret) = found {
+            return Ok((secret, broken));
+        }
         let key = DataKeyId(record.id);
-        if let Some(kek) = damaged {
-            return Err(KeyringError::Damaged(key, kek));
+        if let Some(kek) = broken.first() {
+            return Err(KeyringError::Damaged(key, *kek));
         }
         let tried = self.recipients.all().iter().map(|recipient| match &recipient.kek {
             Ok(kek) => format!("{} ({})", kek.id(), recipient.source),
@@ -1020,6 +1039,33 @@ mod tests {
         let made = keyring.rotate(&[], Duration::ZERO).await.unwrap();
         assert_eq!(keyring.ids().last(), Some(&made));
         load(&store, &behind, [1]).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_damaged_wrap_is_seen_while_others_open_and_made_anew() {
+        let (store, clock) = (MemoryStore::new(), TestClock::new());
+        let keyring = load(&store, &clock, [1, 2]).await.unwrap();
+        let key = keyring.ids()[0].to_string();
+        let damaged = || -> Vec<(Vec<String>, Vec<String>)> {
+            keyring.view().recipients.into_iter().map(|one| (one.data_keys, one.damaged)).collect()
+        };
+        for number in [0, 1] {
+            let mut record = ring(&store).await;
+            record.keys[0].wraps[number].wrapped[20] ^= 1;
+            let kek = KekId(record.keys[0].wraps[number].kek);
+            put(&store, &record).await;
+            keyring.reload().await.unwrap();
+            let mut expected = [(vec![key.clone()], vec![]), (vec![key.clone()], vec![])];
+            let at = keyring.recipients.all().iter().position(|one| one.kek.as_ref().unwrap().id() == kek).unwrap();
+            expected[at] = (vec![], vec![key.clone()]);
+            assert_eq!(damaged(), expected);
+            assert!(!keyring.view().data_keys[0].recipients.contains(&kek.to_string()));
+            keyring.wrap_for_recipients().await.unwrap();
+            assert!(damaged().iter().all(|(opens, damaged)| opens.len() == 1 && damaged.is_empty()));
+        }
+        for number in [1, 2] {
+            load(&store, &clock, [number]).await.unwrap();
+        }
     }
 
     #[tokio::test]

@@ -143,8 +143,11 @@ pub struct RecipientView {
     /// Why it is not at hand.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
-    /// Ids of the data keys that it opens.
+    /// Ids of the data keys that it opens, as far as that can be tried here.
     pub data_keys: Vec<String>,
+    /// Ids of the data keys whose wraps for it are damaged: `keys rewrap` makes them anew.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub damaged: Vec<String>,
 }
 
 /// A data key.
