@@ -81,7 +81,8 @@ pub enum Command {
     ///
     /// Holds everything that the user store holds, and is encrypted as a whole for the configured
     /// key-encryption key, without which nobody reads it: keep that one apart. The daemon may go on
-    /// serving. The file gets mode 0600, appears when it is whole, and replaces nothing.
+    /// serving. The file gets mode 0600, appears when it is whole, and replaces nothing. Any one of
+    /// the key-encryption keys opens it, so all of them must be at hand.
     #[command(after_help = BACKUP_EXAMPLES)]
     Backup {
         /// The file
@@ -92,6 +93,9 @@ pub enum Command {
         /// Read a backup to its end instead, to see whether it is whole; opens no store
         #[arg(long, conflicts_with = "store")]
         verify: bool,
+        /// Encrypt it for those key-encryption keys that are at hand, if not all are; others will not open it
+        #[arg(long, conflicts_with = "verify")]
+        missing_keys_ok: bool,
     },
 
     /// Write a backup into an empty user store

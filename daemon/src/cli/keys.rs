@@ -56,7 +56,7 @@ pub(super) fn keys(command: &KeysCommand, common: &Common, output: &Output) -> R
                 true => Ok(()),
                 false => Err(Failure::Refused {
                     word: "damaged".to_owned(),
-                    detail: "some secrets do not open; restore these records from a backup, or enrol their users anew"
+                    detail: "some secrets do not open, or records cannot be read; restore these records from a backup, or enrol their users anew"
                         .to_owned(),
                 }),
             }
@@ -80,14 +80,18 @@ struct Status {
     records: u64,
     /// Sealed secrets in them, by data key.
     secrets: BTreeMap<String, u64>,
+    /// Records that cannot be read.
+    damaged: Vec<String>,
 }
 
 async fn status(client: &AdminClient, progress: &mut Progress) -> Result<Status, Failure> {
-    let mut status = Status { ring: client.key_ring().await?, records: 0, secrets: BTreeMap::new() };
+    let ring = client.key_ring().await?;
+    let mut status = Status { ring, records: 0, secrets: BTreeMap::new(), damaged: Vec::new() };
     let mut after = None;
     loop {
         let page = client.count_secrets(after.as_deref()).await?;
         status.records += page.records;
+        status.damaged.extend(page.damaged);
         for (id, count) in page.secrets {
             *status.secrets.entry(id).or_default() += count;
         }
@@ -198,6 +202,9 @@ fn show(status: &Status, out: &mut Lines) {
     for (id, count) in status.secrets.iter().filter(|(id, _)| !known(id)) {
         out.line(format!("{count} secrets under data key {id}, which is not in the ring: they cannot be opened"));
     }
+    for record in &status.damaged {
+        out.line(format!("record {record} cannot be read"));
+    }
     out.line(format!("{} records", status.records));
 }
 
@@ -211,7 +218,10 @@ fn recipients(ring: &KeyRing, out: &mut Lines) {
                 one.source.clone().unwrap_or_else(|| "(not configured)".to_owned()),
                 if at_hand { "yes" } else { "no" }.to_owned(),
                 one.data_keys.join(","),
-                one.problem.clone().unwrap_or_default(),
+                one.problem.clone().unwrap_or_else(|| match one.damaged.is_empty() {
+                    true => String::new(),
+                    false => format!("damaged: {}; run `clavigerd keys rewrap`", one.damaged.join(",")),
+                }),
             ]
         }),
     );
@@ -242,7 +252,7 @@ fn rewrapped(done: &Done, out: &mut Lines) {
         out.line(format!("data key {id} stays: something is sealed under it"));
     }
     for record in &done.damaged {
-        out.line(format!("a secret in record {record} does not open"));
+        out.line(format!("record {record} cannot be read, or a secret in it does not open"));
     }
 }
 

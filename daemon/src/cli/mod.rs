@@ -65,7 +65,9 @@ fn dispatch(cli: &Cli, output: &Output) -> Result<ExitCode, Failure> {
         Command::Service { command } => services::service(command, common, output)?,
         Command::Store { command } => transfer::store(command, common, output)?,
         Command::Backup { file, verify: true, .. } => transfer::verify(file, common, output)?,
-        Command::Backup { file, store, verify: false } => transfer::backup(file, store.as_deref(), common, output)?,
+        Command::Backup { file, store, verify: false, missing_keys_ok } => {
+            transfer::backup(file, store.as_deref(), *missing_keys_ok, common, output)?;
+        }
         Command::Restore { file, store, dry_run, keep_keys } => {
             let how = transfer::Restore { dry_run: *dry_run, keep_keys: *keep_keys };
             transfer::restore(file, store.as_deref(), how, common, output)?;

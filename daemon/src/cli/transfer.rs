@@ -73,12 +73,19 @@ pub(super) fn store(command: &StoreCommand, common: &Common, output: &Output) ->
     answer(&report, *dry_run, started, json!({ "from": from, "to": to }), output)
 }
 
-pub(super) fn backup(file: &Path, store: Option<&str>, common: &Common, output: &Output) -> Result<(), Failure> {
+pub(super) fn backup(
+    file: &Path,
+    store: Option<&str>,
+    missing_keys_ok: bool,
+    common: &Common,
+    output: &Output,
+) -> Result<(), Failure> {
     let config = load(common)?;
     let management = management(&config)?;
     let (started, meter) = (Instant::now(), Meter::new(output));
     let contents = block_on(async {
         let keks = recipients(&config, management).await?;
+        may_encrypt(&keks, missing_keys_ok)?;
         let (_host, [store]) = stores::open(&config, [store.unwrap_or(&management.store)]).await?;
         let made_ms = clock::millis((clock::system())());
         let listener = |progress| meter.show(progress);
@@ -169,6 +176,23 @@ fn management(config: &Config) -> Result<&ManagementConfig, Failure> {
         let detail = "the configuration has no role \"management\", and so neither a user store nor its key".to_owned();
         Failure::Refused { word: "no-management".to_owned(), detail }
     })
+}
+
+/// Refuses where a backup would not open with each of the configured keys, or,
+/// if that is wanted, with none.
+fn may_encrypt(keks: &Recipients, missing_keys_ok: bool) -> Result<(), Failure> {
+    let missing: Vec<String> = keks
+        .all()
+        .iter()
+        .filter_map(|one| one.kek.as_ref().err().map(|error| format!("{}: {error}", one.source)))
+        .collect();
+    let hint = match keks.at_hand().next() {
+        None => "so nobody could ever open the backup; run it where they can be read",
+        Some(_) if missing.is_empty() || missing_keys_ok => return Ok(()),
+        Some(_) => "and would not open the backup; mend that, or add --missing-keys-ok",
+    };
+    let detail = format!("key-encryption keys are not at hand ({}), {hint}", missing.join("; "));
+    Err(Failure::Refused { word: "no-key".to_owned(), detail })
 }
 
 /// The key-encryption keys of the configuration, and the plugins that derive
@@ -282,5 +306,34 @@ impl Meter {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self::Refused { word: error.word().to_owned(), detail: error.to_string() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::management::kek::Kek;
+
+    #[test]
+    fn a_backup_is_for_every_configured_key_and_never_for_none() {
+        let all = Recipients::of([Kek::new(&[1; 32]), Kek::new(&[2; 32])]);
+        let some = Recipients::of([Kek::new(&[1; 32])]).and_missing("/gone");
+        let none = Recipients::of([]).and_missing("/gone");
+        for (keks, missing_keys_ok, refused) in [
+            (&all, false, None),
+            (&all, true, None),
+            (&some, false, Some("--missing-keys-ok")),
+            (&some, true, None),
+            (&none, false, Some("nobody")),
+            (&none, true, Some("nobody")),
+        ] {
+            match (may_encrypt(keks, missing_keys_ok), refused) {
+                (Ok(()), None) => {}
+                (Err(Failure::Refused { word, detail }), Some(hint)) => {
+                    assert!(word == "no-key" && detail.contains(hint) && detail.contains("/gone"), "{detail}");
+                }
+                (found, expected) => panic!("{keks:?} {missing_keys_ok}: {found:?}, not {expected:?}"),
+            }
+        }
     }
 }

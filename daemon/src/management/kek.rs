@@ -174,7 +174,7 @@ impl Recipients {
     }
 
     /// With one that is not at hand.
-    pub(super) fn and_missing(mut self, name: &str) -> Self {
+    pub(crate) fn and_missing(mut self, name: &str) -> Self {
         let kek = Err(KekError::Read(io::ErrorKind::NotFound.into()));
         self.0.push(Recipient { source: KekSource::File(name.into()), kek });
         self

@@ -143,8 +143,11 @@ pub struct RecipientView {
     /// Why it is not at hand.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
-    /// Ids of the data keys that it opens.
+    /// Ids of the data keys that it opens, as far as that can be tried here.
     pub data_keys: Vec<String>,
+    /// Ids of the data keys whose wraps for it are damaged: `keys rewrap` makes them anew.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub damaged: Vec<String>,
 }
 
 /// A data key.
@@ -190,6 +193,9 @@ pub struct SecretCount {
     pub records: u64,
     /// Sealed secrets in them, by the ids of their data keys.
     pub secrets: BTreeMap<String, u64>,
+    /// Keys of records that cannot be read, at most 20 of a page.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub damaged: Vec<String>,
     /// Hand this back as `after` for the next page; `None` at the end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
@@ -204,7 +210,7 @@ pub struct RewrapProgress {
     pub secrets: u64,
     /// Secrets that were sealed anew in this pass.
     pub resealed: u64,
-    /// Keys of records with secrets that do not open, at most 20 of them: their data keys stay.
+    /// Keys of records that cannot be read, or with secrets that do not open, at most 20 of them: their data keys stay.
     pub damaged: Vec<String>,
     /// When the pass has not begun: ask again after so many milliseconds, when the new data key seals.
     #[serde(skip_serializing_if = "Option::is_none")]

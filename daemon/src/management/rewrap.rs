@@ -71,12 +71,20 @@ impl Rewrap {
         let records = self.repository.store().list(after, PAGE).await?;
         let mut count = SecretCount { records: records.len() as u64, ..SecretCount::default() };
         for record in &records {
-            let Some(mut holder) = Holder::of(record)? else { continue };
+            let mut holder = match Holder::of(record) {
+                Ok(Some(holder)) => holder,
+                Ok(None) => continue,
+                Err(_) => {
+                    count.damaged.push(record.key.clone());
+                    continue;
+                }
+            };
             holder.each(&self.realm, &record.key, |_, sealed| {
                 let id = DataKeyId::of(sealed).map_or_else(|| "unknown format".into(), |id| id.to_string());
                 *count.secrets.entry(id).or_default() += 1;
             });
         }
+        count.damaged.truncate(MAX_DAMAGED);
         count.next = records.last().filter(|_| records.len() == PAGE).map(|record| record.key.clone());
         Ok(count)
     }
@@ -112,7 +120,7 @@ impl Rewrap {
         let ids = self.keyring.ids();
         let (count, mut secrets) = (records.len() as u64, 0);
         let mut naming: BTreeMap<DataKeyId, u64> = BTreeMap::new();
-        let mut old = Vec::new();
+        let (mut old, mut damaged) = (Vec::new(), Vec::new());
         for record in records {
             if record.key == keyring::KEY {
                 continue;
@@ -120,7 +128,15 @@ impl Rewrap {
             for id in ids.iter().filter(|id| names(&record.value, **id)) {
                 *naming.entry(*id).or_default() += 1;
             }
-            let Some(mut holder) = Holder::of(&record)? else { continue };
+            let mut holder = match Holder::of(&record) {
+                Ok(Some(holder)) => holder,
+                Ok(None) => continue,
+                // It keeps the data keys that it names, and must not keep the others, too.
+                Err(error) => {
+                    damaged.push(undecodable(&record, &error));
+                    continue;
+                }
+            };
             let mut stale = false;
             holder.each(&self.realm, &record.key, |place, sealed| {
                 secrets += 1;
@@ -139,6 +155,7 @@ impl Rewrap {
             pass.progress.resealed += one.secrets;
             pass.progress.damaged.extend(one.damaged);
         }
+        pass.progress.damaged.extend(damaged);
         pass.progress.damaged.truncate(MAX_DAMAGED);
         pass.progress.records += count;
         pass.progress.secrets += secrets;
@@ -155,7 +172,14 @@ impl Rewrap {
         let store = self.repository.store();
         loop {
             let mut resealed = Resealed::default();
-            let Some(mut holder) = Holder::of(&record)? else { return Ok(resealed) };
+            let mut holder = match Holder::of(&record) {
+                Ok(Some(holder)) => holder,
+                Ok(None) => return Ok(resealed),
+                Err(error) => {
+                    resealed.damaged = Some(undecodable(&record, &error));
+                    return Ok(resealed);
+                }
+            };
             holder.each(&self.realm, &record.key, |place, sealed| match self.keyring.reseal(place, sealed) {
                 Ok(Some(anew)) => {
                     *sealed = anew;
@@ -273,6 +297,12 @@ impl Holder {
 fn keys(keys: &mut SealedKeys, realm: &str, user: &str, epoch: u32, visit: &mut impl FnMut(Place<'_>, &mut Vec<u8>)) {
     let place = keys.place(realm, user, epoch);
     visit(place, &mut keys.sealed);
+}
+
+/// Tells of a record that cannot be read; its key.
+fn undecodable(record: &Record, error: &PluginError) -> String {
+    error!(target: "audit", event = "record_tampered", record = record.key, %error, "a record cannot be read: it was exchanged or damaged");
+    record.key.clone()
 }
 
 /// Whether a record holds anything that begins like a secret under that data
@@ -495,6 +525,31 @@ mod tests {
             world.store.delete(key, version).await.unwrap();
         }
         assert_eq!(world.pass().await.end.unwrap().dropped, [former]);
+    }
+
+    #[tokio::test]
+    async fn a_record_that_cannot_be_read_is_named_and_stops_nothing() {
+        let world = World::new().await;
+        let secret = world.keyring.seal(Place { realm: REALM, kind: "", owner: "", epoch: 0 }, b"x").unwrap();
+        // The one has a secret in it, the other has not.
+        for (key, value) in [("user/cut", secret), ("enrolment/cut", b"rubbish".to_vec())] {
+            let put = Put { key: key.into(), expected: 0, value, terms: Vec::new() };
+            world.store.put(put).await.unwrap();
+        }
+        let (former, current) = world.rotate().await;
+        let count = world.rewrap.count(None).await.unwrap();
+        assert_eq!(count.damaged, ["enrolment/cut", "user/cut"]);
+        assert_eq!(count.secrets[&former], SECRETS);
+        world.clock.advance(GRACE);
+        let first = world.pass().await;
+        assert_eq!((first.resealed, first.damaged), (SECRETS, vec!["enrolment/cut".to_owned(), "user/cut".to_owned()]));
+        assert_eq!(world.count().await, [(current, SECRETS)]);
+        let end = world.pass().await.end.unwrap();
+        assert_eq!((end.clean, end.dropped.len(), end.in_use), (true, 0, vec![former.clone()]));
+        let version = world.store.get(&["user/cut".to_owned()]).await.unwrap()[0].as_ref().unwrap().version;
+        world.store.delete("user/cut", version).await.unwrap();
+        let progress = world.pass().await;
+        assert_eq!((progress.end.unwrap().dropped, progress.damaged.len()), (vec![former], 1));
     }
 
     #[tokio::test]

@@ -20,14 +20,16 @@ impl FileKey {
         &self.0
     }
 
-    /// For each key-encryption key, bound to realm and file.
+    /// For each key-encryption key at hand, bound to realm and file. An error
+    /// when there is none: nobody could ever open the file.
     pub(super) fn wrap(&self, keks: &Recipients, realm: &str, id: &[u8; 16]) -> Result<Vec<Wrapped>, FileError> {
         let aad = aad(realm, id);
         let wrap = |kek: &Kek| {
             let key = kek.wrap(&aad, self.0.as_slice()).map_err(|_| FileError::Library)?;
             Ok(Wrapped { recipient: kek.id().to_string(), key })
         };
-        keks.at_hand().map(wrap).collect()
+        let wrapped = keks.at_hand().map(wrap).collect::<Result<Vec<_>, FileError>>()?;
+        if wrapped.is_empty() { Err(FileError::NoKey) } else { Ok(wrapped) }
     }
 
     /// By whichever key-encryption key it was wrapped for; `None` when by none.

@@ -54,6 +54,9 @@ pub enum FileError {
          configure that key"
     )]
     WrongKey(String),
+    /// It is to be written, and nobody could open it.
+    #[error("no key-encryption key is at hand for which it could be encrypted; see management.key_encryption_keys")]
+    NoKey,
     /// A byte was changed, or some are missing.
     #[error("it is damaged or incomplete, in the {0}")]
     Damaged(String),
@@ -73,6 +76,7 @@ impl FileError {
             Self::NoBackup | Self::Damaged(_) | Self::Contents(_) => "damaged",
             Self::Version => "version",
             Self::WrongKey(_) => "wrong-key",
+            Self::NoKey => "no-key",
             Self::Library => "failed",
         }
     }

@@ -77,6 +77,16 @@ fn nothing_of_a_record_can_be_read_in_a_file() {
 }
 
 #[test]
+fn nothing_is_written_that_nobody_could_open() {
+    for keks in [Recipients::of([]), Recipients::of([]).and_missing("/gone")] {
+        let mut out = Vec::new();
+        let refused = Writer::new(&mut out, &keks, "example", 5).err().unwrap();
+        assert!(matches!(refused, FileError::NoKey), "{refused}");
+        assert!(out.is_empty());
+    }
+}
+
+#[test]
 fn every_changed_byte_is_refused() {
     let bytes = write(&[entry(0, 100), entry(1, 50)]);
     for at in 0..bytes.len() {
