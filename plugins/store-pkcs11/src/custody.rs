@@ -16,7 +16,7 @@ use serde_json::json;
 
 use crate::{
     Mode, Token,
-    fault::{Fault, unavailable},
+    fault::{Fault, describe, is_of_one_key, unavailable},
     module::{lock, read},
     objects::{self, KEY_LEN},
     record::hex,
@@ -246,7 +246,18 @@ fn mac_one(desk: &Desk<'_>, request: &MacRequest) -> Result<Option<SecretBytes>,
         desk.up.prove(desk.session)?;
     }
     let Some(handle) = handle_of(desk, &request.key)? else { return Ok(None) };
-    objects::mac(desk.session, handle, request.hash_len, &request.message).map(Some)
+    match objects::mac(desk.session, handle, request.hash_len, &request.message) {
+        Err(Fault::Module(error)) if is_of_one_key(&error) => {
+            let (key, error) = (hex(&request.key), describe(&error));
+            tracing::error!(
+                key,
+                error,
+                "the module cannot use this unique key: its attributes are not those that it was made with, or the module's policy forbids it"
+            );
+            Ok(None)
+        }
+        answer => answer.map(Some),
+    }
 }
 
 /// The key's handle. That there is none is believed of the module alone, and
