@@ -248,13 +248,19 @@ impl Management {
     }
 
     /// Whether store and custody answer; registry and key ring as they stand there.
+    ///
+    /// Each is tried whatever becomes of the others: while the custody is away,
+    /// services that are removed must be. The answer is the first failure.
     /// Also removes some of the enrolments that are over.
     pub async fn refresh(&self) -> Result<(), NotReady> {
-        self.repository.store().health().await?;
-        self.unique_keys.health().await.map_err(NotReady::Custody)?;
-        self.keyring.reload().await?;
-        self.registry.refresh().await?;
-        Ok(self.enrolment.sweep().await?)
+        let outcomes = [
+            self.repository.store().health().await.map_err(NotReady::Store),
+            self.keyring.reload().await.map_err(NotReady::Keyring),
+            self.registry.refresh().await.map_err(NotReady::Store),
+            self.enrolment.sweep().await.map_err(NotReady::Store),
+            self.unique_keys.health().await.map_err(NotReady::Custody),
+        ];
+        outcomes.into_iter().collect()
     }
 
     /// Keys in custody, and those that no record names at this moment.
