@@ -92,7 +92,7 @@ pub struct Management {
     account: Account,
     links: Links,
     private_user_ids: bool,
-    enrolment: Enrolment,
+    enrolment: Arc<Enrolment>,
     users: Users,
     registry: Arc<ServiceRegistry>,
     repository: Repository,
@@ -136,7 +136,6 @@ impl Management {
         recipients: Recipients,
         clock: Clock,
     ) -> Result<Arc<Self>, StartError> {
-        let unique_keys = Arc::new(UniqueKeys::new(custody));
         let kem = |number: u8| {
             KemId::from_wire(number).ok_or_else(|| StartError::Configuration(format!("{number} is not a KEM")))
         };
@@ -145,9 +144,10 @@ impl Management {
         let repository = Repository::new(store);
         let keyring = Keyring::load(repository.clone(), realm.as_str(), recipients, clock.clone()).await?;
         let realm_keys = Arc::new(RealmKeys::load(&**repository.store(), &keyring, realm.as_str()).await?);
+        let unique_keys = Arc::new(UniqueKeys::new(realm_keys.clone(), custody));
         let registry = Arc::new(ServiceRegistry::load(repository.clone()).await?);
         let per_service_per_second = NonZeroU32::new(config.limits.per_service_per_second).unwrap_or(NonZeroU32::MIN);
-        let enrolment = Enrolment {
+        let enrolment = Arc::new(Enrolment {
             realm: realm.clone(),
             suites: suites.clone(),
             kems: kems.clone(),
@@ -160,7 +160,7 @@ impl Management {
             confirm_enrolments: config.confirm_enrolments,
             dummy_psk: Enrolment::dummy_psk(&keyring, &realm, &Secret32::new(suites.random_array()?))
                 .map_err(|_| SuiteError::Failed)?,
-        };
+        });
         let gate = Arc::new(
             Gate::new(Parts {
                 realm: realm.clone(),
@@ -243,15 +243,15 @@ impl Management {
     }
 
     /// What terminals ask that have no credential yet.
-    pub fn enrolment(&self) -> &Enrolment {
+    pub fn enrolment(&self) -> &Arc<Enrolment> {
         &self.enrolment
     }
 
+    /// Also removes some of the enrolments that are over.
     /// Whether store and custody answer; registry and key ring as they stand there.
     ///
     /// Each is tried whatever becomes of the others: while the custody is away,
     /// services that are removed must be. The answer is the first failure.
-    /// Also removes some of the enrolments that are over.
     pub async fn refresh(&self) -> Result<(), NotReady> {
         let outcomes = [
             self.repository.store().health().await.map_err(NotReady::Store),
