@@ -54,7 +54,7 @@ use self::{
         AdminError, EnrolmentCode, KeyRing, NewUser, OrphanedKeys, RewrapProgress, Rotated, SecretCount, Service, User,
         UserPage,
     },
-    orphans::Orphans,
+    orphans::{DestroyError, Orphans},
     realm_keys::{RealmKeyError, RealmKeys},
     registry::ServiceRegistry,
     reply_processor::{GrantPolicy, ReplyProcessor},
@@ -185,8 +185,7 @@ impl Management {
         let account = Account::new(gate.clone(), registry.clone());
         let rewrap = Rewrap::new(realm.as_str(), repository.clone(), keyring.clone(), clock.clone());
         let users = Users { repository: repository.clone(), unique_keys: unique_keys.clone(), clock };
-        let dummy_key = gate.realm_keys().dummy_key_id();
-        let orphans = Orphans::new(repository.clone(), unique_keys.clone(), dummy_key);
+        let orphans = Orphans::new(repository.clone(), unique_keys.clone());
         let private_user_ids = config.private_user_ids;
         Ok(Arc::new(Self {
             realm,
@@ -247,8 +246,8 @@ impl Management {
         &self.enrolment
     }
 
-    /// Also removes some of the enrolments that are over.
     /// Whether store and custody answer; registry and key ring as they stand there.
+    /// Also removes some of the enrolments that are over.
     ///
     /// Each is tried whatever becomes of the others: while the custody is away,
     /// services that are removed must be. The answer is the first failure.
@@ -270,15 +269,19 @@ impl Management {
         Ok(OrphanedKeys { keys, orphans })
     }
 
-    /// Destroys those of these keys that no record names now; how many.
-    pub async fn destroy_orphaned_keys(&self, ids: &[String]) -> Result<usize, AdminError> {
+    /// Destroys those of these keys that no record names now; how many. Without
+    /// `many` it refuses where most keys of the realm look orphaned.
+    pub async fn destroy_orphaned_keys(&self, ids: &[String], many: bool) -> Result<usize, AdminError> {
         let id = |text: &String| {
             let bytes = data_encoding::HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok();
             let id = bytes.and_then(|bytes| KeyId::try_from(bytes).ok());
             id.ok_or_else(|| AdminError::Invalid("the id of a key in custody has 32 hex digits".into()))
         };
         let ids = ids.iter().map(id).collect::<Result<Vec<_>, _>>()?;
-        self.orphans.destroy(&ids).await.map_err(|error| AdminError::Unavailable(error.to_string()))
+        self.orphans.destroy(&ids, many).await.map_err(|error| match error {
+            DestroyError::Suspicious { .. } => AdminError::Invalid(error.to_string()),
+            DestroyError::Away(error) => AdminError::Unavailable(error.to_string()),
+        })
     }
 
     /// Whether a service is registered.

@@ -165,8 +165,16 @@ impl UniqueKeys {
         }
     }
 
-    /// All keys in custody, read in pages; none where there is no custody.
-    pub async fn all(&self, page: usize) -> Result<Vec<KeyId>, PluginError> {
+    /// The keys in custody that are of this realm, without the dummy; none
+    /// where there is no custody.
+    pub async fn of_users(&self, page: usize) -> Result<Vec<KeyId>, PluginError> {
+        let mut keys = self.all(page).await?;
+        keys.retain(|id| self.realm_keys.is_own_key(id) && *id != self.realm_keys.dummy_key_id());
+        Ok(keys)
+    }
+
+    /// All keys in custody, of whatever realm, read in pages.
+    async fn all(&self, page: usize) -> Result<Vec<KeyId>, PluginError> {
         let Some(custody) = &self.custody else { return Ok(Vec::new()) };
         let mut all = Vec::new();
         loop {
