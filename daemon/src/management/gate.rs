@@ -168,7 +168,8 @@ impl Gate {
         let user_id = if known { user.id.as_bytes() } else { plain_id(received.uid()) };
         let candidate = Candidate { user_id, management_key: &keys.management, known };
         let input = received.root_input(user_id);
-        let master = self.parts.unique_keys.master_secret(suite, &keys.unique, input).await;
+        let dummy = self.dummy.credential.as_ref().and_then(|dummy| dummy.keys.custody.as_ref());
+        let master = self.parts.unique_keys.master_secret(suite, &keys.unique, dummy, input).await;
         let master = master.map_err(|error| no_master_secret(&user.id, &error))?;
         let authenticated = received.open_with::<I>(suite, master, candidate)?;
         let sender = Sender { user, credential, suite, now_ms: clock::millis((self.parts.clock)()) };
@@ -283,7 +284,6 @@ impl Gate {
     }
 }
 
-async fn suspend_clone(repository: &Repository, id: &str, credential: [u8; 16]) -> Result<bool, Code> {
 async fn promote(
     repository: &Repository,
     unique_keys: &UniqueKeys,
@@ -317,6 +317,7 @@ async fn promote(
     }
 }
 
+async fn suspend_clone(repository: &Repository, id: &str, credential: [u8; 16]) -> Result<bool, Code> {
     let mut suspended = false;
     let change = |user: &mut UserRecord| {
         let seen_twice = user.credential.as_mut().filter(|own| own.id == credential && !own.cloned);
@@ -406,8 +407,8 @@ fn no_master_secret(user: &str, error: &MacError) -> Code {
             warn!(step = "mac", %error, "the key custody gave no answer");
         }
         MacError::Suite(_) => {}
-        MacError::NoCustody | MacError::Missing => {
         MacError::NoStandIn => tracing::error!("no user can be served: {error}"),
+        MacError::NoCustody | MacError::Missing => {
             tracing::error!(target: "audit", event = "custody_key_missing", user, "the user cannot be served: {error}");
         }
     }

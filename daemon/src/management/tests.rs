@@ -452,8 +452,16 @@ async fn keys_move_into_custody_with_their_next_rotation() {
     confirm(&before, &offered).await.unwrap();
     drop(before);
 
-    let after = with_custody(store, Some(Arc::new(MemoryCustody::default()))).await;
-    let rotated = rotate(&after, (1, 1), &offered.0.unique_key, &offered.0.management_key).await.unwrap();
+    let custody = Arc::new(MemoryCustody::default());
+    let after = with_custody(store, Some(custody.clone())).await;
+    let (unique, own) = (&offered.0.unique_key, &offered.0.management_key);
+    // Users that there are not have their key in the module, and those with a key in the record answer as they do.
+    custody.away.store(true, Ordering::SeqCst);
+    assert_eq!(rotate(&after, (7, 1), unique, own).await.unwrap_err(), Code::Unavailable, "no such epoch");
+    assert_eq!(rotate(&after, (1, 1), unique, own).await.unwrap_err(), Code::Unavailable);
+    custody.away.store(false, Ordering::SeqCst);
+    assert_eq!(rotate(&after, (7, 1), unique, own).await.unwrap_err(), Code::AuthFailed);
+    let rotated = rotate(&after, (1, 1), unique, own).await.unwrap();
     rotate(&after, (2, 1), &rotated.keys.unique_key, &rotated.keys.management_key).await.unwrap();
     let credential = user(&after).await.credential.unwrap();
     assert_eq!((credential.epoch, credential.keys_in_custody().len()), (2, 2));

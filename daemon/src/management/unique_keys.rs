@@ -146,12 +146,31 @@ impl UniqueKeys {
     }
 
     /// The only use of a unique key: the master secret of one message.
-    /// `input` is attacker-controlled.
-    pub async fn master_secret(&self, suite: &dyn Suite, key: &UniqueKey, input: Vec<u8>) -> Result<Digest, MacError> {
-        let key = match key {
-            UniqueKey::Held(key) => return Ok(schedule::mac(suite, key.expose(), &input)?),
-            UniqueKey::InCustody(key) => key,
-        };
+    /// `input` is attacker-controlled. Where a key is not in custody and
+    /// `dummy`, the key of users that are not known, is, that one is used as
+    /// well: so time, and a module that is away, tell nothing of who is known.
+    pub async fn master_secret(
+        &self,
+        suite: &dyn Suite,
+        key: &UniqueKey,
+        dummy: Option<&CustodyKey>,
+        input: Vec<u8>,
+    ) -> Result<Digest, MacError> {
+        match key {
+            UniqueKey::Held(key) => {
+                if let Some(dummy) = dummy {
+                    self.mac(suite, dummy, input.clone()).await?.ok_or(MacError::NoStandIn)?;
+                }
+                Ok(schedule::mac(suite, key.expose(), &input)?)
+            }
+            UniqueKey::InCustody(key) => {
+                let mac = self.mac(suite, key, input).await?.ok_or(MacError::Missing)?;
+                Digest::from_slice(mac.expose()).ok_or(MacError::Suite(SuiteError::Failed))
+            }
+        }
+    }
+
+    async fn mac(&self, suite: &dyn Suite, key: &CustodyKey, input: Vec<u8>) -> Result<Option<SecretBytes>, MacError> {
         let custody = self.custody.as_ref().ok_or(MacError::NoCustody)?;
         let request = MacRequest { key: key.id, token: key.token.clone(), hash_len: suite.hash_len(), message: input };
         Ok(custody.macs.call(request).await?)
