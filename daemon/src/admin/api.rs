@@ -109,6 +109,9 @@ fn page() -> usize {
 pub struct DestroyKeys {
     /// Their ids in hex.
     pub ids: Vec<String>,
+    /// Even where most keys of the realm look orphaned.
+    #[serde(default)]
+    pub many: bool,
 }
 
 /// What became of them.

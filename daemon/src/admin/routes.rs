@@ -216,7 +216,7 @@ async fn destroy_orphaned_keys(
     Extension(caller): Extension<Caller>,
     Body(request): Body<DestroyKeys>,
 ) -> Answer<Destroyed> {
-    let result = management(&state)?.destroy_orphaned_keys(&request.ids).await;
+    let result = management(&state)?.destroy_orphaned_keys(&request.ids, request.many).await;
     audited(caller, "keys.destroy-orphans", "", result.map(|destroyed| Destroyed { destroyed }))
 }
 

@@ -408,6 +408,10 @@ pub enum KeysCommand {
         /// Destroy those that no record names, now and half a minute later
         #[arg(long)]
         destroy: bool,
+        /// Destroy them even where they are more than half of the realm's keys (and more than 10),
+        /// which looks like a wrong or incomplete user store
+        #[arg(long, requires = "destroy")]
+        many: bool,
     },
 }
 

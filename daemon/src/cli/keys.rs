@@ -37,8 +37,8 @@ pub(super) fn keys(command: &KeysCommand, common: &Common, output: &Output) -> R
             let client = client(common)?;
             output.answer(&block_on(async { Ok(client.rotate_keys(&request).await?) })?, rotated)
         }
-        KeysCommand::Orphans { destroy } => {
-            let found = block_on(orphans(&client(common)?, *destroy, &mut Progress::new(common)))?;
+        KeysCommand::Orphans { destroy, many } => {
+            let found = block_on(orphans(&client(common)?, *destroy, *many, &mut Progress::new(common)))?;
             output.answer(&found, |found, out| {
                 out.line(format!("{} keys in custody, {} of them named by no record", found.keys, found.orphans));
                 match found.destroyed {
@@ -116,7 +116,7 @@ struct Orphans {
 
 /// A key that is being made is named by its record a moment later: what is
 /// destroyed was found twice, with all requests ended in between.
-async fn orphans(client: &AdminClient, destroy: bool, progress: &mut Progress) -> Result<Orphans, Failure> {
+async fn orphans(client: &AdminClient, destroy: bool, many: bool, progress: &mut Progress) -> Result<Orphans, Failure> {
     let first = client.orphaned_keys().await?;
     let mut found = Orphans { keys: first.keys, orphans: first.orphans.len(), destroyed: destroy.then_some(0) };
     if !destroy || first.orphans.is_empty() {
@@ -131,7 +131,7 @@ async fn orphans(client: &AdminClient, destroy: bool, progress: &mut Progress) -
     let mut destroyed = 0;
     for ids in first.orphans.chunks(1000) {
         // The daemon looks again itself.
-        destroyed += client.destroy_orphaned_keys(&DestroyKeys { ids: ids.to_vec() }).await?.destroyed;
+        destroyed += client.destroy_orphaned_keys(&DestroyKeys { ids: ids.to_vec(), many }).await?.destroyed;
     }
     found.destroyed = Some(destroyed);
     Ok(found)

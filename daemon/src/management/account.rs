@@ -21,6 +21,7 @@ use super::{
     record::{Keys, PendingKeys, UserRecord, user_key},
     registry::ServiceRegistry,
     repository::ChangeError,
+    unique_keys::Named,
 };
 
 /// What a terminal asks for.
@@ -83,33 +84,14 @@ impl Account {
         let random = Secret32::new(self.gate.suites().random_array().map_err(|_| Code::Unavailable)?);
         let epoch = sender.credential.epoch.checked_add(1).ok_or(Code::Denied)?;
         let (note, keys) = authorised.rotate(sender.suite, &random, sender.now_ms, epoch)?;
-        // Pending, and durable, before the terminal learns of it; an earlier
-        // pending epoch is replaced.
-        let id = self.gate.suites().random_array().map_err(|_| Code::Unavailable)?;
-        let unique = self.gate.unique_keys().keep(id, &keys.unique_key).await.map_err(|e| away("keep", &e))?;
-        let keys = Keys { unique, management: keys.management_key };
-        let pending =
-            PendingKeys { epoch, keys: self.gate.seal(&keys, &sender.user.id, epoch)?, made_ms: sender.now_ms };
-        let key = user_key(&sender.user.id);
-        let mut former = None;
-        let changed = self.gate.repository().change(&key, |user: &mut UserRecord| {
-            let id = sender.credential.id;
-            let credential = user.credential.as_mut().filter(|c| c.id == id && c.epoch + 1 == epoch).ok_or(())?;
-            former = credential.pending.replace(pending.clone());
-            Ok::<_, ()>(true)
-        });
-        let superfluous = |pending: &PendingKeys| pending.keys.custody.iter().map(|key| key.id).collect();
-        match changed.await {
-            Ok(_) => self.gate.unique_keys().destroy(former.as_ref().map_or_else(Vec::new, superfluous)).await,
-            // It may have been stored: the key stays.
-            Err(ChangeError::Store(error)) => return Err(away("rotate", &error)),
-            // Enrolled anew, or promoted by another envelope, at this very moment: the terminal asks again.
-            Err(_) => {
-                self.gate.unique_keys().destroy(superfluous(&pending)).await;
-                return Err(Code::Unavailable);
-            }
-        }
-        info!(target: "audit", event = "rotation_prepared", user = sender.user.id, epoch, "new keys were handed out; they count from their first use on");
+        // Pending, and durable, before the terminal learns of it.
+        let (gate, management, made_ms) = (self.gate.clone(), keys.management_key, sender.now_ms);
+        let (user, credential) = (sender.user.id, sender.credential.id);
+        let store = async move |unique| match gate.seal(&Keys { unique, management }, &user, epoch) {
+            Ok(keys) => prepare(&gate, &user, credential, PendingKeys { epoch, keys, made_ms }).await,
+            Err(code) => Named::No(code),
+        };
+        self.gate.unique_keys().keep(keys.unique_key, store).await?;
         Ok((Answered { bytes: note, code: Code::Ok }, Code::Ok))
     }
 
@@ -147,6 +129,26 @@ impl Account {
         }
         json.push(']');
         json
+    }
+}
+
+/// Makes these the keys of the credential's next epoch; earlier ones are replaced.
+async fn prepare(gate: &Gate, user: &str, credential: [u8; 16], pending: PendingKeys) -> Named {
+    let epoch = pending.epoch;
+    let (key, mut former) = (user_key(user), None);
+    let changed = gate.repository().change(&key, |user: &mut UserRecord| {
+        let mut own = user.credential.as_mut().filter(|own| own.id == credential && own.epoch + 1 == epoch);
+        former = own.as_mut().ok_or(())?.pending.replace(pending.clone());
+        Ok::<_, ()>(true)
+    });
+    match changed.await {
+        Ok(_) => {
+            info!(target: "audit", event = "rotation_prepared", user, epoch, "new keys were handed out; they count from their first use on");
+            Named::Yes(former.and_then(|former| former.keys.custody).map(|key| key.id).into_iter().collect())
+        }
+        Err(ChangeError::Store(error)) => Named::InDoubt(away("rotate", &error)),
+        // Enrolled anew, or promoted by another envelope, at this very moment: the terminal asks again.
+        Err(_) => Named::No(Code::Unavailable),
     }
 }
 

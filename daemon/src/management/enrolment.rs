@@ -15,10 +15,13 @@ use zeroize::Zeroizing;
 
 use super::{
     keyring::Keyring,
-    record::{CredentialRecord, EnrolmentRecord, EnrolmentRef, Keys, OfferRecord, UserRecord, enrolment_key, user_key},
+    record::{
+        CredentialRecord, EnrolmentRecord, EnrolmentRef, Keys, OfferRecord, UniqueKey, UserRecord, enrolment_key,
+        user_key,
+    },
     repository::{ChangeError, Repository},
     sealing::{Place, Seal, Unsealable},
-    unique_keys::UniqueKeys,
+    unique_keys::{Named, UniqueKeys},
 };
 use crate::{
     clock::{self, Clock},
@@ -150,9 +153,15 @@ impl Enrolment {
     }
 
     /// Answers E1 with E2, or E3 with E4. `message` is attacker-controlled.
-    pub async fn handle(&self, message: &[u8]) -> Result<Answer, Code> {
+    pub async fn handle(self: &Arc<Self>, message: &[u8]) -> Result<Answer, Code> {
         match Enrol3::decode(message) {
-            Ok(e3) => self.confirm(e3).await,
+            // It comes to its end whatever becomes of the terminal: otherwise
+            // the key of the former credential could be left in the module.
+            Ok(e3) => {
+                let enrolment = self.clone();
+                let confirming = tokio::spawn(async move { enrolment.confirm(e3).await });
+                confirming.await.unwrap_or(Err(Code::Unavailable))
+            }
             Err(_) => self.offer(message).await.map(Answer::Message),
         }
     }
@@ -180,7 +189,7 @@ impl Enrolment {
         Ok(equal)
     }
 
-    async fn offer(&self, e1: &[u8]) -> Result<Vec<u8>, Code> {
+    async fn offer(self: &Arc<Self>, e1: &[u8]) -> Result<Vec<u8>, Code> {
         let request = enrol::receive(e1, &self.realm, self.suites.ids(), &self.kems)?;
         let suite = self.suites.get(request.suite()).ok_or(Code::Unsupported)?;
         let id = request.id();
@@ -212,25 +221,26 @@ impl Enrolment {
         };
         let random = || self.suites.random_array().map_err(|_| Code::Unavailable);
         let (e2, pending) = verified.offer(suite, &psk, &details, &random()?, &Secret32::new(random()?))?;
-        let mut record = found.value.clone();
+        let mut record = found.value;
         (record.held, record.confirmed) = (false, false);
-        let offer = self.offer_record(&id, user_id, &pending, now_ms, suite.hash_len() as u8).await?;
-        let superfluous = |offer: &OfferRecord| offer.credential.keys_in_custody();
-        let former = record.offer.replace(offer.clone());
+        let (enrolment, version, hash_len) = (self.clone(), found.version, suite.hash_len() as u8);
+        let unique_key = pending.unique_key.clone();
         // Durable before the terminal sees it. A conflict means that the same
         // code is in use elsewhere at this moment: the terminal asks again.
-        match self.repository.put(&key, found.version, &record).await {
-            Ok(true) => {
-                self.unique_keys.destroy(former.as_ref().map_or_else(Vec::new, superfluous)).await;
-                Ok(e2)
+        let store = async move |unique| {
+            let offer = match enrolment.offer_record(&id, &record.user, unique, &pending, now_ms, hash_len) {
+                Ok(offer) => offer,
+                Err(code) => return Named::No(code),
+            };
+            let former = record.offer.replace(offer);
+            match enrolment.repository.put(&key, version, &record).await {
+                Ok(true) => Named::Yes(former.map_or_else(Vec::new, |former| former.credential.keys_in_custody())),
+                Ok(false) => Named::No(Code::Unavailable),
+                Err(error) => Named::InDoubt(away(&error)),
             }
-            Ok(false) => {
-                self.unique_keys.destroy(superfluous(&offer)).await;
-                Err(Code::Unavailable)
-            }
-            // It may have been stored: the key stays.
-            Err(error) => Err(away(&error)),
-        }
+        };
+        self.unique_keys.keep(unique_key, store).await?;
+        Ok(e2)
     }
 
     async fn confirm(&self, e3: Enrol3) -> Result<Answer, Code> {
@@ -382,16 +392,15 @@ impl Enrolment {
         Ok(activated)
     }
 
-    async fn offer_record(
+    fn offer_record(
         &self,
         id: &[u8; 8],
         user: &str,
+        unique: UniqueKey,
         pending: &PendingEnrolment,
         now_ms: u64,
         hash_len: u8,
     ) -> Result<OfferRecord, Code> {
-        let key_id = self.suites.random_array().map_err(|_| Code::Unavailable)?;
-        let unique = self.unique_keys.keep(key_id, &pending.unique_key).await.map_err(|error| away(&error))?;
         let keys = Keys { unique, management: pending.management_key.clone() };
         let sealed = keys.seal(&*self.keyring, self.realm.as_str(), user, 1).map_err(unsealable)?;
         let tags = Zeroizing::new([pending.terminal_tag, pending.manager_tag].concat());

@@ -138,7 +138,7 @@ impl Gate {
     }
 
     /// Where the unique keys are.
-    pub fn unique_keys(&self) -> &UniqueKeys {
+    pub fn unique_keys(&self) -> &Arc<UniqueKeys> {
         &self.parts.unique_keys
     }
 
@@ -168,7 +168,8 @@ impl Gate {
         let user_id = if known { user.id.as_bytes() } else { plain_id(received.uid()) };
         let candidate = Candidate { user_id, management_key: &keys.management, known };
         let input = received.root_input(user_id);
-        let master = self.parts.unique_keys.master_secret(suite, &keys.unique, input).await;
+        let dummy = self.dummy.credential.as_ref().and_then(|dummy| dummy.keys.custody.as_ref());
+        let master = self.parts.unique_keys.master_secret(suite, &keys.unique, dummy, input).await;
         let master = master.map_err(|error| no_master_secret(&user.id, &error))?;
         let authenticated = received.open_with::<I>(suite, master, candidate)?;
         let sender = Sender { user, credential, suite, now_ms: clock::millis((self.parts.clock)()) };
@@ -258,36 +259,16 @@ impl Gate {
 
     /// The first use of the next epoch's keys makes them the current ones. It
     /// is stored before anything is answered; where it cannot be, the terminal
-    /// keeps both and tries again.
+    /// keeps both and tries again. It goes on when whoever asked gives up
+    /// waiting: the former key is destroyed all the same.
     async fn promote(&self, sender: &mut Sender<'_>, used: &PendingKeys) -> Result<(), Code> {
-        let credential_id = sender.credential.id;
-        let key = user_key(&sender.user.id);
-        let mut former = Vec::new();
-        let changed = self.parts.repository.change(&key, |user: &mut UserRecord| {
-            let credential = user.credential.as_mut().filter(|c| c.id == credential_id).ok_or(())?;
-            former = credential.keys.custody.iter().map(|key| key.id).collect();
-            let promoted = credential.promote(used);
-            if !promoted {
-                former.clear();
-            }
-            // Promoted by another use of the same keys: nothing to do. Any
-            // other keys of that epoch are not those of this envelope.
-            let current = promoted || (credential.epoch == used.epoch && credential.keys.are(&used.keys));
-            if current { Ok(promoted) } else { Err(()) }
-        });
-        match changed.await {
-            Ok(user) => {
-                metrics::counter!("claviger_rotations_total").increment(1);
-                self.parts.unique_keys.destroy(former).await;
-                sender.credential = user.credential.clone().ok_or(Code::Unavailable)?;
-                sender.user = user;
-                Ok(())
-            }
-            // A newer rotation or enrolment has taken their place.
-            Err(ChangeError::NotFound | ChangeError::Refused(())) => Err(Code::AuthFailed),
-            Err(ChangeError::Conflict) => Err(Code::Unavailable),
-            Err(ChangeError::Store(error)) => Err(away("promote", &error)),
-        }
+        let (repository, unique_keys) = (self.parts.repository.clone(), self.parts.unique_keys.clone());
+        let (key, credential, used) = (user_key(&sender.user.id), sender.credential.id, used.clone());
+        let promoting = tokio::spawn(async move { promote(&repository, &unique_keys, &key, credential, &used).await });
+        let user = promoting.await.unwrap_or(Err(Code::Unavailable))?;
+        sender.credential = user.credential.clone().ok_or(Code::Unavailable)?;
+        sender.user = user;
+        Ok(())
     }
 
     /// Two live copies of a credential were seen: it is kept out from here
@@ -300,6 +281,39 @@ impl Gate {
         let (repository, id) = (self.parts.repository.clone(), id.to_owned());
         let suspending = tokio::spawn(async move { suspend_clone(&repository, &id, credential).await });
         suspending.await.unwrap_or(Err(Code::Unavailable))
+    }
+}
+
+async fn promote(
+    repository: &Repository,
+    unique_keys: &UniqueKeys,
+    key: &str,
+    credential: [u8; 16],
+    used: &PendingKeys,
+) -> Result<UserRecord, Code> {
+    let mut former = Vec::new();
+    let changed = repository.change(key, |user: &mut UserRecord| {
+        let credential = user.credential.as_mut().filter(|own| own.id == credential).ok_or(())?;
+        former = credential.keys.custody.iter().map(|key| key.id).collect();
+        let promoted = credential.promote(used);
+        if !promoted {
+            former.clear();
+        }
+        // Promoted by another use of the same keys: nothing to do. Any
+        // other keys of that epoch are not those of this envelope.
+        let current = promoted || (credential.epoch == used.epoch && credential.keys.are(&used.keys));
+        if current { Ok(promoted) } else { Err(()) }
+    });
+    match changed.await {
+        Ok(user) => {
+            metrics::counter!("claviger_rotations_total").increment(1);
+            unique_keys.destroy(former).await;
+            Ok(user)
+        }
+        // A newer rotation or enrolment has taken their place.
+        Err(ChangeError::NotFound | ChangeError::Refused(())) => Err(Code::AuthFailed),
+        Err(ChangeError::Conflict) => Err(Code::Unavailable),
+        Err(ChangeError::Store(error)) => Err(away("promote", &error)),
     }
 }
 
@@ -338,7 +352,7 @@ pub(super) struct Resolved {
 async fn dummy(parts: &Parts) -> Result<UserRecord, StartError> {
     let unique = Secret32::new(parts.suites.random_array()?);
     let keys = Keys {
-        unique: parts.unique_keys.keep(parts.realm_keys.dummy_key_id(), &unique).await.map_err(StartError::Custody)?,
+        unique: parts.unique_keys.keep_dummy(&unique).await.map_err(StartError::Custody)?,
         management: Secret32::new(parts.suites.random_array()?),
     };
     let id = "nobody at all".to_owned(); // user ids have no white space
@@ -393,6 +407,7 @@ fn no_master_secret(user: &str, error: &MacError) -> Code {
             warn!(step = "mac", %error, "the key custody gave no answer");
         }
         MacError::Suite(_) => {}
+        MacError::NoStandIn => tracing::error!("no user can be served: {error}"),
         MacError::NoCustody | MacError::Missing => {
             tracing::error!(target: "audit", event = "custody_key_missing", user, "the user cannot be served: {error}");
         }

@@ -54,7 +54,7 @@ use self::{
         AdminError, EnrolmentCode, KeyRing, NewUser, OrphanedKeys, RewrapProgress, Rotated, SecretCount, Service, User,
         UserPage,
     },
-    orphans::Orphans,
+    orphans::{DestroyError, Orphans},
     realm_keys::{RealmKeyError, RealmKeys},
     registry::ServiceRegistry,
     reply_processor::{GrantPolicy, ReplyProcessor},
@@ -92,7 +92,7 @@ pub struct Management {
     account: Account,
     links: Links,
     private_user_ids: bool,
-    enrolment: Enrolment,
+    enrolment: Arc<Enrolment>,
     users: Users,
     registry: Arc<ServiceRegistry>,
     repository: Repository,
@@ -136,7 +136,6 @@ impl Management {
         recipients: Recipients,
         clock: Clock,
     ) -> Result<Arc<Self>, StartError> {
-        let unique_keys = Arc::new(UniqueKeys::new(custody));
         let kem = |number: u8| {
             KemId::from_wire(number).ok_or_else(|| StartError::Configuration(format!("{number} is not a KEM")))
         };
@@ -145,9 +144,10 @@ impl Management {
         let repository = Repository::new(store);
         let keyring = Keyring::load(repository.clone(), realm.as_str(), recipients, clock.clone()).await?;
         let realm_keys = Arc::new(RealmKeys::load(&**repository.store(), &keyring, realm.as_str()).await?);
+        let unique_keys = Arc::new(UniqueKeys::new(realm_keys.clone(), custody));
         let registry = Arc::new(ServiceRegistry::load(repository.clone()).await?);
         let per_service_per_second = NonZeroU32::new(config.limits.per_service_per_second).unwrap_or(NonZeroU32::MIN);
-        let enrolment = Enrolment {
+        let enrolment = Arc::new(Enrolment {
             realm: realm.clone(),
             suites: suites.clone(),
             kems: kems.clone(),
@@ -160,7 +160,7 @@ impl Management {
             confirm_enrolments: config.confirm_enrolments,
             dummy_psk: Enrolment::dummy_psk(&keyring, &realm, &Secret32::new(suites.random_array()?))
                 .map_err(|_| SuiteError::Failed)?,
-        };
+        });
         let gate = Arc::new(
             Gate::new(Parts {
                 realm: realm.clone(),
@@ -185,8 +185,7 @@ impl Management {
         let account = Account::new(gate.clone(), registry.clone());
         let rewrap = Rewrap::new(realm.as_str(), repository.clone(), keyring.clone(), clock.clone());
         let users = Users { repository: repository.clone(), unique_keys: unique_keys.clone(), clock };
-        let dummy_key = gate.realm_keys().dummy_key_id();
-        let orphans = Orphans::new(repository.clone(), unique_keys.clone(), dummy_key);
+        let orphans = Orphans::new(repository.clone(), unique_keys.clone());
         let private_user_ids = config.private_user_ids;
         Ok(Arc::new(Self {
             realm,
@@ -243,18 +242,24 @@ impl Management {
     }
 
     /// What terminals ask that have no credential yet.
-    pub fn enrolment(&self) -> &Enrolment {
+    pub fn enrolment(&self) -> &Arc<Enrolment> {
         &self.enrolment
     }
 
     /// Whether store and custody answer; registry and key ring as they stand there.
     /// Also removes some of the enrolments that are over.
+    ///
+    /// Each is tried whatever becomes of the others: while the custody is away,
+    /// services that are removed must be. The answer is the first failure.
     pub async fn refresh(&self) -> Result<(), NotReady> {
-        self.repository.store().health().await?;
-        self.unique_keys.health().await.map_err(NotReady::Custody)?;
-        self.keyring.reload().await?;
-        self.registry.refresh().await?;
-        Ok(self.enrolment.sweep().await?)
+        let outcomes = [
+            self.repository.store().health().await.map_err(NotReady::Store),
+            self.keyring.reload().await.map_err(NotReady::Keyring),
+            self.registry.refresh().await.map_err(NotReady::Store),
+            self.enrolment.sweep().await.map_err(NotReady::Store),
+            self.unique_keys.health().await.map_err(NotReady::Custody),
+        ];
+        outcomes.into_iter().collect()
     }
 
     /// Keys in custody, and those that no record names at this moment.
@@ -264,15 +269,19 @@ impl Management {
         Ok(OrphanedKeys { keys, orphans })
     }
 
-    /// Destroys those of these keys that no record names now; how many.
-    pub async fn destroy_orphaned_keys(&self, ids: &[String]) -> Result<usize, AdminError> {
+    /// Destroys those of these keys that no record names now; how many. Without
+    /// `many` it refuses where most keys of the realm look orphaned.
+    pub async fn destroy_orphaned_keys(&self, ids: &[String], many: bool) -> Result<usize, AdminError> {
         let id = |text: &String| {
             let bytes = data_encoding::HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok();
             let id = bytes.and_then(|bytes| KeyId::try_from(bytes).ok());
             id.ok_or_else(|| AdminError::Invalid("the id of a key in custody has 32 hex digits".into()))
         };
         let ids = ids.iter().map(id).collect::<Result<Vec<_>, _>>()?;
-        self.orphans.destroy(&ids).await.map_err(|error| AdminError::Unavailable(error.to_string()))
+        self.orphans.destroy(&ids, many).await.map_err(|error| match error {
+            DestroyError::Suspicious { .. } => AdminError::Invalid(error.to_string()),
+            DestroyError::Away(error) => AdminError::Unavailable(error.to_string()),
+        })
     }
 
     /// Whether a service is registered.

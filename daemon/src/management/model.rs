@@ -269,7 +269,7 @@ pub enum AdminError {
 /// Keys in the custody of a module.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OrphanedKeys {
-    /// All keys that the module holds for this realm.
+    /// All keys that the module holds for this realm's users.
     pub keys: usize,
     /// The ids, in hex, of those that no record names.
     pub orphans: Vec<String>,

@@ -16,32 +16,57 @@ use super::{
 pub struct Orphans {
     repository: Repository,
     unique_keys: Arc<UniqueKeys>,
-    dummy: KeyId,
 }
 
+/// Why orphans were not destroyed.
+#[derive(Debug, thiserror::Error)]
+pub enum DestroyError {
+    /// Too many for what a failure now and then leaves behind.
+    #[error(
+        "{orphans} of the {keys} keys of this realm in the module are named by no record: is this the right user store, and is it whole? Nothing was destroyed; `--many` destroys them all the same"
+    )]
+    Suspicious {
+        /// Keys of the realm.
+        keys: usize,
+        /// Those that no record names.
+        orphans: usize,
+    },
+    /// Store or custody.
+    #[error(transparent)]
+    Away(#[from] PluginError),
+}
+
+/// Orphans that are destroyed however few keys are left.
+const FEW: usize = 10;
 /// Records and keys of a page.
 const PAGE: usize = 1000;
 
 impl Orphans {
-    /// `dummy` is the key that stands in for those of unknown users.
-    pub fn new(repository: Repository, unique_keys: Arc<UniqueKeys>, dummy: KeyId) -> Self {
-        Self { repository, unique_keys, dummy }
+    /// Of the realm whose records and keys these are.
+    pub fn new(repository: Repository, unique_keys: Arc<UniqueKeys>) -> Self {
+        Self { repository, unique_keys }
     }
 
-    /// The keys in the module, and those of them that no record names at this
-    /// moment. A key that is being made has no record yet: only one that is
+    /// How many keys the module holds for this realm's users, and those of them
+    /// that no record names at this moment. Keys of other realms on the same
+    /// token, whose records are elsewhere, are not looked at. A key that is being made has no record yet: only one that is
     /// found twice, some time apart, is an orphan.
     pub async fn find(&self) -> Result<(usize, Vec<KeyId>), PluginError> {
         // The keys first: what is named by a record that comes later is not among them.
-        let keys = self.unique_keys.all(PAGE).await?;
+        let keys = self.unique_keys.of_users(PAGE).await?;
         let named = if keys.is_empty() { BTreeSet::new() } else { self.named().await? };
-        let orphans = keys.iter().copied().filter(|id| *id != self.dummy && !named.contains(id));
+        let orphans = keys.iter().copied().filter(|id| !named.contains(id));
         Ok((keys.len(), orphans.collect()))
     }
 
-    /// Destroys those of `ids` that no record names now; how many.
-    pub async fn destroy(&self, ids: &[KeyId]) -> Result<usize, PluginError> {
-        let (_, orphans) = self.find().await?;
+    /// Destroys those of `ids` that no record names now; how many. Where more
+    /// than half of the realm's keys look orphaned, it is more likely that the
+    /// records are the wrong ones: then only with `many`.
+    pub async fn destroy(&self, ids: &[KeyId], many: bool) -> Result<usize, DestroyError> {
+        let (keys, orphans) = self.find().await?;
+        if !many && orphans.len() > FEW && orphans.len() > keys / 2 {
+            return Err(DestroyError::Suspicious { keys, orphans: orphans.len() });
+        }
         let orphans: Vec<KeyId> = orphans.into_iter().filter(|id| ids.contains(id)).collect();
         for page in orphans.chunks(PAGE) {
             self.unique_keys.destroy_now(page).await?;

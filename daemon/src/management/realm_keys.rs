@@ -6,7 +6,7 @@ use aws_lc_rs::{
     cipher::{AES_256, DecryptingKey, DecryptionContext, EncryptingKey, UnboundCipherKey},
     hmac, rand,
 };
-use claviger_plugin_api::{PluginError, Put, UserStore, Written};
+use claviger_plugin_api::{KeyId, PluginError, Put, UserStore, Written};
 use rustls::crypto::{
     aws_lc_rs::hpke::DH_KEM_X25519_HKDF_SHA256_AES_256 as HPKE,
     hpke::{EncapsulatedSecret, Hpke, HpkePrivateKey},
@@ -23,7 +23,8 @@ pub struct RealmKeys {
     realm: String,
     subjects: hmac::Key,
     handles: Zeroizing<[u8; 32]>,
-    dummy_key_id: [u8; 16],
+    key_tag: [u8; KEY_TAG_LEN],
+    dummy_key_id: KeyId,
     hpke: HpkePrivateKey,
     hpke_public: Vec<u8>,
 }
@@ -79,6 +80,9 @@ impl RealmKeys {
             key.copy_from_slice(hmac::sign(&secret, label.as_bytes()).as_ref());
             key
         };
+        let mut key_tag = [0; KEY_TAG_LEN];
+        key_tag.copy_from_slice(&derive("claviger key tag")[..KEY_TAG_LEN]);
+        let dummy = derive("claviger dummy key");
         let hpke = derive("claviger hpke");
         let private = agreement::PrivateKey::from_private_key(&agreement::X25519, hpke.as_slice());
         let public = private.map_err(|_| RealmKeyError::Library)?.compute_public_key();
@@ -86,7 +90,8 @@ impl RealmKeys {
             realm: realm.to_owned(),
             subjects: hmac::Key::new(hmac::HMAC_SHA256, derive("claviger subjects").as_slice()),
             handles: derive("claviger handles"),
-            dummy_key_id: first_half(&derive("claviger dummy key")),
+            key_tag,
+            dummy_key_id: key_id(key_tag, |rest| rest.copy_from_slice(&dummy[..rest.len()])),
             hpke_public: public.map_err(|_| RealmKeyError::Library)?.as_ref().to_vec(),
             hpke: HpkePrivateKey::from(hpke.to_vec()),
         })
@@ -94,8 +99,22 @@ impl RealmKeys {
 
     /// Names the key in custody that stands in for those of users that are not
     /// known: one for the realm, however many daemons it has.
-    pub fn dummy_key_id(&self) -> [u8; 16] {
+    pub fn dummy_key_id(&self) -> KeyId {
         self.dummy_key_id
+    }
+
+    /// An id for a new key in custody: the realm's tag of 4 bytes, so that
+    /// realms on one token do not take each other's keys for their own, and 12
+    /// random bytes.
+    pub fn new_key_id(&self) -> Result<KeyId, RealmKeyError> {
+        let mut random = Ok(());
+        let id = key_id(self.key_tag, |rest| random = rand::fill(rest));
+        random.map(|()| id).map_err(|_| RealmKeyError::Library)
+    }
+
+    /// Whether a key in custody has the tag of this realm.
+    pub fn is_own_key(&self, id: &KeyId) -> bool {
+        id.starts_with(&self.key_tag)
     }
 
     /// The subject of a user at a service: pairwise, 43 characters of base64url.
@@ -153,8 +172,14 @@ pub(super) fn place(realm: &str) -> Place<'_> {
 /// The key of the record, which is the sealed secret and nothing else.
 pub const KEY: &str = "realm/secret";
 
-fn first_half(bytes: &[u8; 32]) -> [u8; 16] {
-    std::array::from_fn(|at| bytes[at])
+/// Bytes of the realm's tag in the ids of its keys in custody.
+const KEY_TAG_LEN: usize = 4;
+
+fn key_id(tag: [u8; KEY_TAG_LEN], fill_rest: impl FnOnce(&mut [u8])) -> KeyId {
+    let mut id = [0; size_of::<KeyId>()];
+    id[..KEY_TAG_LEN].copy_from_slice(&tag);
+    fill_rest(&mut id[KEY_TAG_LEN..]);
+    id
 }
 
 #[cfg(test)]
@@ -181,6 +206,17 @@ mod tests {
         assert_eq!(keys.open_handle(&second), Some([7; 8]));
         let other = RealmKeys::new(&[2; 32], "example").unwrap();
         assert_ne!(other.open_handle(&first), Some([7; 8]));
+    }
+
+    #[test]
+    fn keys_in_custody_are_told_apart_by_their_realm() {
+        let (keys, other) = (RealmKeys::new(&[1; 32], "example").unwrap(), RealmKeys::new(&[2; 32], "other").unwrap());
+        let (first, second) = (keys.new_key_id().unwrap(), keys.new_key_id().unwrap());
+        assert_ne!(first, second);
+        for id in [first, second, keys.dummy_key_id()] {
+            assert!(keys.is_own_key(&id) && !other.is_own_key(&id));
+        }
+        assert_eq!(RealmKeys::new(&[1; 32], "example").unwrap().dummy_key_id(), keys.dummy_key_id());
     }
 
     #[test]

@@ -163,6 +163,8 @@ pub(super) struct MemoryCustody {
     pub(super) keys: Mutex<BTreeMap<KeyId, SecretBytes>>,
     /// Whether it answers nothing but *unavailable*.
     pub(super) away: AtomicBool,
+    /// The next call that keeps keys waits for it at its end, or one that destroys some at its beginning.
+    pub(super) hold: Mutex<Option<oneshot::Receiver<()>>>,
 }
 
 impl MemoryCustody {
@@ -172,12 +174,20 @@ impl MemoryCustody {
             false => Ok(self.keys.lock().unwrap()),
         }
     }
+
+    async fn held(&self) {
+        let hold = self.hold.lock().unwrap().take();
+        if let Some(hold) = hold {
+            hold.await.unwrap();
+        }
+    }
 }
 
 #[async_trait]
 impl KeyCustody for MemoryCustody {
     async fn keep(&self, id: KeyId, key: SecretBytes) -> Result<Vec<u8>, PluginError> {
         self.keys()?.insert(id, key);
+        self.held().await;
         Ok(vec![1, 2, 3])
     }
 
@@ -192,6 +202,7 @@ impl KeyCustody for MemoryCustody {
     }
 
     async fn destroy(&self, ids: &[KeyId]) -> Result<(), PluginError> {
+        self.held().await;
         self.keys()?.retain(|id, _| !ids.contains(id));
         Ok(())
     }

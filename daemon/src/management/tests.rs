@@ -21,7 +21,7 @@ use data_encoding::HEXLOWER;
 use tokio::sync::oneshot;
 
 use super::{
-    Management, account,
+    Management, NotReady, account,
     enrolment::Answer,
     model::{AdminError, NewUser, Service, UserState},
     record::{CredentialRecord, EnrolmentRecord, Keys, Stored, UniqueKey, UserRecord, enrolment_key, user_key},
@@ -313,17 +313,119 @@ async fn keys_that_no_record_names_are_found_and_destroyed_and_no_others() {
     management.add_user(NewUser { id: "ann".into(), ..NewUser::default() }).await.unwrap();
     enrol_anew(&management).await;
     offer(&management, &new_code(&management).await).await.unwrap();
-    // The dummy's, the user's, that of an offer.
+    // The user's, and that of an offer.
     let found = management.orphaned_keys().await.unwrap();
-    assert_eq!((found.keys, found.orphans.len()), (3, 0));
+    assert_eq!((found.keys, found.orphans.len()), (2, 0));
+    // Another realm's, whose records are in another store.
+    let elsewhere = with_custody(MemoryStore::new(), Some(custody.clone())).await;
+    elsewhere.add_user(NewUser { id: "ann".into(), ..NewUser::default() }).await.unwrap();
+    enrol_anew(&elsewhere).await;
     let named = custody.keys(None, 1000).await.unwrap();
-    custody.keep([7; 16], SecretBytes::zeroed(32)).await.unwrap();
+    assert_eq!(named.len(), 5, "with the dummies of both");
+    let lost = lose_key(&management, &custody).await;
     let found = management.orphaned_keys().await.unwrap();
-    assert_eq!((found.keys, found.orphans), (4, vec!["07".repeat(16)]));
+    assert_eq!((found.keys, found.orphans), (3, vec![HEXLOWER.encode(&lost)]));
     let all: Vec<String> = custody.keys(None, 1000).await.unwrap().iter().map(|id| HEXLOWER.encode(id)).collect();
-    assert_eq!(management.destroy_orphaned_keys(&all).await.unwrap(), 1, "of all, the one that nothing names");
+    assert_eq!(management.destroy_orphaned_keys(&all, true).await.unwrap(), 1, "of all, the one that nothing names");
     assert_eq!(custody.keys(None, 1000).await.unwrap(), named);
-    assert!(matches!(management.destroy_orphaned_keys(&["x".into()]).await, Err(AdminError::Invalid(_))));
+    assert!(matches!(management.destroy_orphaned_keys(&["x".into()], false).await, Err(AdminError::Invalid(_))));
+}
+
+/// A key of the realm that no record names.
+async fn lose_key(management: &Management, custody: &MemoryCustody) -> KeyId {
+    let id = management.gate().realm_keys().new_key_id().unwrap();
+    custody.keep(id, SecretBytes::zeroed(32)).await.unwrap();
+    id
+}
+
+#[tokio::test]
+async fn most_keys_of_a_realm_are_destroyed_when_that_is_said_only() {
+    let custody = Arc::new(MemoryCustody::default());
+    let management = with_custody(MemoryStore::new(), Some(custody.clone())).await;
+    let mut lost = Vec::new();
+    for _ in 0..11 {
+        lost.push(HEXLOWER.encode(&lose_key(&management, &custody).await));
+    }
+    let refused = management.destroy_orphaned_keys(&lost[..1], false).await;
+    assert!(matches!(&refused, Err(AdminError::Invalid(text)) if text.contains("--many")), "{refused:?}");
+    assert_eq!(management.orphaned_keys().await.unwrap().keys, 11);
+    assert_eq!(management.destroy_orphaned_keys(&lost[..1], true).await.unwrap(), 1);
+    assert_eq!(management.destroy_orphaned_keys(&lost, false).await.unwrap(), 10, "ten are few");
+}
+
+/// Lets a call begin, and drops it while the custody holds it: as hyper does when a terminal hangs up.
+async fn hang_up<T>(custody: &MemoryCustody, call: impl Future<Output = T>) -> oneshot::Sender<()> {
+    let (go_on, hold) = oneshot::channel();
+    *custody.hold.lock().unwrap() = Some(hold);
+    tokio::select! {
+        _ = call => panic!("it was not held"),
+        () = until(async || custody.hold.lock().unwrap().is_none()) => go_on,
+    }
+}
+
+async fn until(holds: impl AsyncFn() -> bool) {
+    let waiting = async {
+        while !holds().await {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("it never came to its end");
+}
+
+#[tokio::test]
+async fn a_terminal_that_hangs_up_leaves_no_key_behind() {
+    let custody = Arc::new(MemoryCustody::default());
+    let management = with_custody(MemoryStore::new(), Some(custody.clone())).await;
+    management.add_user(NewUser { id: "ann".into(), ..NewUser::default() }).await.unwrap();
+    let only_named = async || {
+        until(async || {
+            let found = management.orphaned_keys().await.unwrap();
+            found.orphans.is_empty()
+        })
+        .await;
+    };
+
+    let code = new_code(&management).await;
+    hang_up(&custody, offer(&management, &code)).await.send(()).unwrap();
+    only_named().await;
+    let offered = offer(&management, &code).await.unwrap();
+    confirm(&management, &offered).await.unwrap();
+
+    let (unique, own) = (&offered.0.unique_key, &offered.0.management_key);
+    hang_up(&custody, rotate(&management, (1, 1), unique, own)).await.send(()).unwrap();
+    only_named().await;
+    let rotated = rotate(&management, (1, 2), unique, own).await.unwrap();
+    let (unique, own) = (&rotated.keys.unique_key, &rotated.keys.management_key);
+    // It is the former key's destruction that is held.
+    hang_up(&custody, rotate(&management, (2, 1), unique, own)).await.send(()).unwrap();
+    only_named().await;
+
+    let code = new_code(&management).await;
+    let offered = offer(&management, &code).await.unwrap();
+    hang_up(&custody, confirm(&management, &offered)).await.send(()).unwrap();
+    only_named().await;
+    assert_eq!(management.orphaned_keys().await.unwrap().keys, 1);
+}
+
+#[tokio::test]
+async fn what_stands_in_the_store_is_followed_while_the_custody_is_away() {
+    let (store, custody) = (MemoryStore::new(), Arc::new(MemoryCustody::default()));
+    let management = with_custody(store.clone(), Some(custody.clone())).await;
+    let other = with_custody(store, Some(custody.clone())).await;
+    let service = Service {
+        id: "shop".into(),
+        origins: Vec::new(),
+        release: Vec::new(),
+        allow_groups: Vec::new(),
+        key_pin: None,
+    };
+    other.add_service(service).await.unwrap();
+    custody.away.store(true, Ordering::SeqCst);
+    assert!(matches!(management.refresh().await, Err(NotReady::Custody(_))));
+    assert!(management.registry.get("shop").is_some());
+    other.remove_service("shop").await.unwrap();
+    assert!(matches!(management.refresh().await, Err(NotReady::Custody(_))));
+    assert!(management.registry.get("shop").is_none());
 }
 
 #[tokio::test]
@@ -350,8 +452,16 @@ async fn keys_move_into_custody_with_their_next_rotation() {
     confirm(&before, &offered).await.unwrap();
     drop(before);
 
-    let after = with_custody(store, Some(Arc::new(MemoryCustody::default()))).await;
-    let rotated = rotate(&after, (1, 1), &offered.0.unique_key, &offered.0.management_key).await.unwrap();
+    let custody = Arc::new(MemoryCustody::default());
+    let after = with_custody(store, Some(custody.clone())).await;
+    let (unique, own) = (&offered.0.unique_key, &offered.0.management_key);
+    // Users that there are not have their key in the module, and those with a key in the record answer as they do.
+    custody.away.store(true, Ordering::SeqCst);
+    assert_eq!(rotate(&after, (7, 1), unique, own).await.unwrap_err(), Code::Unavailable, "no such epoch");
+    assert_eq!(rotate(&after, (1, 1), unique, own).await.unwrap_err(), Code::Unavailable);
+    custody.away.store(false, Ordering::SeqCst);
+    assert_eq!(rotate(&after, (7, 1), unique, own).await.unwrap_err(), Code::AuthFailed);
+    let rotated = rotate(&after, (1, 1), unique, own).await.unwrap();
     rotate(&after, (2, 1), &rotated.keys.unique_key, &rotated.keys.management_key).await.unwrap();
     let credential = user(&after).await.credential.unwrap();
     assert_eq!((credential.epoch, credential.keys_in_custody().len()), (2, 2));

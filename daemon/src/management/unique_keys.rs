@@ -4,18 +4,20 @@
 //! A realm may hold both kinds: with custody configured, keys that are made
 //! from then on go there, and a user's move with its next rotation.
 
-use std::sync::Arc;
+use std::{future::Future, sync::Arc};
 
 use claviger_plugin_api::{KeyCustody, KeyId, MacRequest, PluginError, SecretBytes};
-use claviger_protocol::{Digest, Secret32, Suite, SuiteError, schedule};
+use claviger_protocol::{Code, Digest, Secret32, Suite, SuiteError, schedule};
 
 use super::{
     batch::Batcher,
+    realm_keys::{RealmKeyError, RealmKeys},
     record::{CustodyKey, UniqueKey},
 };
 
 /// See the module's documentation.
 pub struct UniqueKeys {
+    realm_keys: Arc<RealmKeys>,
     custody: Option<Custody>,
 }
 
@@ -36,9 +38,34 @@ pub enum MacError {
     /// The record names a key in custody, and the configuration names no custody.
     #[error("its unique key is in custody, and `management.custody` is not set")]
     NoCustody,
-    /// The module answers, and has no such key.
-    #[error("its unique key is not in the module: another module, or the key was destroyed there")]
+    /// The module answers, and has no such key, or one that it cannot use.
+    #[error("its unique key is not in the module, or cannot be used there: another module, or the key was destroyed")]
     Missing,
+    /// The same of the key that stands in for those of unknown users.
+    #[error("the key that stands in for those of unknown users is not in the module; a restart makes it anew")]
+    NoStandIn,
+}
+
+/// Why no new key was kept.
+#[derive(Debug, thiserror::Error)]
+pub enum KeepError {
+    /// No id could be made for it.
+    #[error(transparent)]
+    Id(#[from] RealmKeyError),
+    /// The custody.
+    #[error(transparent)]
+    Custody(#[from] PluginError),
+}
+
+/// What became of a new key.
+#[derive(Debug)]
+pub enum Named {
+    /// A record names it, and these, which it named before, no more.
+    Yes(Vec<KeyId>),
+    /// No record names it.
+    No(Code),
+    /// The store gave no answer: it stays, as a record may name it.
+    InDoubt(Code),
 }
 
 /// Batches of HMACs that may be out at once: a module in the network works on
@@ -47,7 +74,7 @@ const PARALLEL: usize = 4;
 
 impl UniqueKeys {
     /// With `custody`, for the keys made from now on. Must be called inside a tokio runtime.
-    pub fn new(custody: Option<Arc<dyn KeyCustody>>) -> Self {
+    pub fn new(realm_keys: Arc<RealmKeys>, custody: Option<Arc<dyn KeyCustody>>) -> Self {
         let custody = custody.map(|component| {
             let module = component.clone();
             let macs = Batcher::start("mac", PARALLEL, move |requests: Vec<MacRequest>| {
@@ -56,28 +83,97 @@ impl UniqueKeys {
             });
             Custody { component, macs }
         });
-        Self { custody }
+        Self { realm_keys, custody }
     }
 
-    /// Takes a new key into keeping, under an id that nothing else has. The
-    /// caller stores what comes back, or has it [destroyed](Self::destroy).
-    pub async fn keep(&self, id: KeyId, key: &Secret32) -> Result<UniqueKey, PluginError> {
+    /// Takes a new key into keeping and has `store` write it into a record;
+    /// then destroys what no record names any more. That comes to its end
+    /// whatever becomes of the caller: one that goes away in between would
+    /// leave a key behind each time, until the module is full.
+    pub async fn keep<F, Stored>(self: &Arc<Self>, key: Secret32, store: F) -> Result<(), Code>
+    where
+        F: FnOnce(UniqueKey) -> Stored + Send + 'static,
+        Stored: Future<Output = Named> + Send,
+    {
+        let keys = self.clone();
+        let keeping = tokio::spawn(async move { keys.keep_to_the_end(&key, store).await });
+        keeping.await.unwrap_or(Err(Code::Unavailable))
+    }
+
+    async fn keep_to_the_end<F, Stored>(&self, key: &Secret32, store: F) -> Result<(), Code>
+    where
+        F: FnOnce(UniqueKey) -> Stored,
+        Stored: Future<Output = Named>,
+    {
+        let id = self.realm_keys.new_key_id().map_err(|error| not_kept(&error.into()))?;
+        let key = match self.keep_as(id, key).await {
+            Ok(key) => key,
+            Err(error) => {
+                // It may be in the module all the same, unless that says that it did nothing.
+                if !matches!(error, PluginError::Busy | PluginError::Full(_)) {
+                    self.destroy(vec![id]).await;
+                }
+                return Err(not_kept(&error.into()));
+            }
+        };
+        let superfluous = match key {
+            UniqueKey::Held(_) => Vec::new(),
+            UniqueKey::InCustody(_) => vec![id],
+        };
+        match store(key).await {
+            Named::Yes(former) => {
+                self.destroy(former).await;
+                Ok(())
+            }
+            Named::No(code) => {
+                self.destroy(superfluous).await;
+                Err(code)
+            }
+            Named::InDoubt(code) => Err(code),
+        }
+    }
+
+    /// Keeps the key that stands in for those of users that are not known: the
+    /// same one for all daemons of the realm, so it is not made twice.
+    pub async fn keep_dummy(&self, key: &Secret32) -> Result<UniqueKey, PluginError> {
+        self.keep_as(self.realm_keys.dummy_key_id(), key).await
+    }
+
+    async fn keep_as(&self, id: KeyId, key: &Secret32) -> Result<UniqueKey, PluginError> {
         let Some(custody) = &self.custody else { return Ok(UniqueKey::Held(key.clone())) };
         let token = custody.component.keep(id, SecretBytes::copy_from(key.expose())).await?;
         Ok(UniqueKey::InCustody(CustodyKey { id, token }))
     }
 
     /// The only use of a unique key: the master secret of one message.
-    /// `input` is attacker-controlled.
-    pub async fn master_secret(&self, suite: &dyn Suite, key: &UniqueKey, input: Vec<u8>) -> Result<Digest, MacError> {
-        let key = match key {
-            UniqueKey::Held(key) => return Ok(schedule::mac(suite, key.expose(), &input)?),
-            UniqueKey::InCustody(key) => key,
-        };
+    /// `input` is attacker-controlled. Where a key is not in custody and
+    /// `dummy`, the key of users that are not known, is, that one is used as
+    /// well: so time, and a module that is away, tell nothing of who is known.
+    pub async fn master_secret(
+        &self,
+        suite: &dyn Suite,
+        key: &UniqueKey,
+        dummy: Option<&CustodyKey>,
+        input: Vec<u8>,
+    ) -> Result<Digest, MacError> {
+        match key {
+            UniqueKey::Held(key) => {
+                if let Some(dummy) = dummy {
+                    self.mac(suite, dummy, input.clone()).await?.ok_or(MacError::NoStandIn)?;
+                }
+                Ok(schedule::mac(suite, key.expose(), &input)?)
+            }
+            UniqueKey::InCustody(key) => {
+                let mac = self.mac(suite, key, input).await?.ok_or(MacError::Missing)?;
+                Digest::from_slice(mac.expose()).ok_or(MacError::Suite(SuiteError::Failed))
+            }
+        }
+    }
+
+    async fn mac(&self, suite: &dyn Suite, key: &CustodyKey, input: Vec<u8>) -> Result<Option<SecretBytes>, MacError> {
         let custody = self.custody.as_ref().ok_or(MacError::NoCustody)?;
         let request = MacRequest { key: key.id, token: key.token.clone(), hash_len: suite.hash_len(), message: input };
-        let mac = custody.macs.call(request).await?.ok_or(MacError::Missing)?;
-        Digest::from_slice(mac.expose()).ok_or(MacError::Suite(SuiteError::Failed))
+        Ok(custody.macs.call(request).await?)
     }
 
     /// Whether the custody can work; good where there is none.
@@ -88,8 +184,16 @@ impl UniqueKeys {
         }
     }
 
-    /// All keys in custody, read in pages; none where there is no custody.
-    pub async fn all(&self, page: usize) -> Result<Vec<KeyId>, PluginError> {
+    /// The keys in custody that are of this realm, without the dummy; none
+    /// where there is no custody.
+    pub async fn of_users(&self, page: usize) -> Result<Vec<KeyId>, PluginError> {
+        let mut keys = self.all(page).await?;
+        keys.retain(|id| self.realm_keys.is_own_key(id) && *id != self.realm_keys.dummy_key_id());
+        Ok(keys)
+    }
+
+    /// All keys in custody, of whatever realm, read in pages.
+    async fn all(&self, page: usize) -> Result<Vec<KeyId>, PluginError> {
         let Some(custody) = &self.custody else { return Ok(Vec::new()) };
         let mut all = Vec::new();
         loop {
@@ -125,4 +229,10 @@ impl UniqueKeys {
             tracing::warn!(count, %error, "unique keys that are not used any more were left behind in the module");
         }
     }
+}
+
+fn not_kept(error: &KeepError) -> Code {
+    metrics::counter!("claviger_reply_processor_store_failures_total", "step" => "keep").increment(1);
+    tracing::warn!(step = "keep", %error, "a new unique key could not be kept");
+    Code::Unavailable
 }

@@ -1,6 +1,7 @@
 //! Key custody: unique keys as objects, or sealed under keys of the module.
 
 use std::{
+    collections::BTreeSet,
     ops::{Bound, Range},
     sync::{
         Arc, Mutex, PoisonError,
@@ -16,7 +17,7 @@ use serde_json::json;
 
 use crate::{
     Mode, Token,
-    fault::{Fault, unavailable},
+    fault::{Fault, describe, is_of_one_key, unavailable},
     module::{lock, read},
     objects::{self, KEY_LEN},
     record::hex,
@@ -27,8 +28,9 @@ use crate::{
 /// Custody of unique keys in a token, as [`Token::custody`] gives it.
 pub struct Custody {
     token: Arc<Token>,
-    /// Keys are made one after the other, so that the count is right.
-    keeping: Arc<Mutex<()>>,
+    /// Keys are made one after the other, so that the count is right. Holds
+    /// when they were last counted in the module itself.
+    keeping: Arc<Mutex<Option<Instant>>>,
     /// Nanoseconds that one HMAC took of late.
     pace: Arc<AtomicU64>,
 }
@@ -44,6 +46,8 @@ const MAX_CONTEXT: usize = 255;
 const SLOW: Duration = Duration::from_micros(300);
 /// Requests below which a batch is not split.
 const SPLIT_FROM: usize = 8;
+/// Between two counts of the keys in a module that seems to be full.
+const COUNT_AGAIN: Duration = Duration::from_secs(3);
 /// To make a master key and look up all objects.
 const INITIALISE: Duration = Duration::from_secs(60);
 
@@ -200,10 +204,15 @@ impl Desk<'_> {
 
 /// Takes a key into the module. Where the id is there already, the first key
 /// stays: this may be the second run of the same call.
-fn keep_object(desk: &Desk<'_>, keeping: &Mutex<()>, id: &KeyId, key: &SecretBytes) -> Result<Vec<u8>, Fault> {
+fn keep_object(
+    desk: &Desk<'_>,
+    keeping: &Mutex<Option<Instant>>,
+    id: &KeyId,
+    key: &SecretBytes,
+) -> Result<Vec<u8>, Fault> {
     desk.up.prove(desk.session)?;
-    let _one = lock(keeping);
-    let count = {
+    let mut counted = lock(keeping);
+    let mut count = {
         let keys = read(&desk.up.keys);
         if keys.contains_key(id) {
             return Ok(Vec::new());
@@ -211,6 +220,10 @@ fn keep_object(desk: &Desk<'_>, keeping: &Mutex<()>, id: &KeyId, key: &SecretByt
         keys.len()
     };
     let max = desk.module.configuration.max_keys;
+    if count >= max && counted.is_none_or(|counted| counted.elapsed() >= COUNT_AGAIN) {
+        *counted = Some(Instant::now());
+        count = count_anew(desk)?;
+    }
     if count >= max {
         let text = format!("the token holds {count} unique keys, and max_keys is {max}");
         return Err(Fault::Answer(PluginError::Full(text)));
@@ -218,6 +231,24 @@ fn keep_object(desk: &Desk<'_>, keeping: &Mutex<()>, id: &KeyId, key: &SecretByt
     let handle = objects::create_key(desk.session, &desk.module.names, id, key.expose())?;
     desk.up.keys.write().unwrap_or_else(PoisonError::into_inner).insert(*id, handle);
     Ok(Vec::new())
+}
+
+/// Brings the index up to what the module holds now, whoever made or destroyed
+/// it: how many keys that are.
+fn count_anew(desk: &Desk<'_>) -> Result<usize, Fault> {
+    let found = objects::find(desk.session, &desk.module.names.keys())?;
+    let known: BTreeSet<_> = read(&desk.up.keys).values().map(ObjectHandle::handle).collect();
+    let mut new = Vec::new();
+    for handle in found.iter().filter(|handle| !known.contains(&handle.handle())) {
+        new.extend(objects::id_of(desk.session, *handle)?.map(|id| (id, *handle)));
+    }
+    // A token that has lost its login shows none.
+    desk.up.prove(desk.session)?;
+    let found: BTreeSet<_> = found.iter().map(ObjectHandle::handle).collect();
+    let mut keys = desk.up.keys.write().unwrap_or_else(PoisonError::into_inner);
+    keys.retain(|_, handle| found.contains(&handle.handle()));
+    keys.extend(new);
+    Ok(keys.len())
 }
 
 fn mac_all(desk: &Desk<'_>, requests: &[MacRequest], pace: &AtomicU64) -> Result<Vec<Option<SecretBytes>>, Fault> {
@@ -246,7 +277,18 @@ fn mac_one(desk: &Desk<'_>, request: &MacRequest) -> Result<Option<SecretBytes>,
         desk.up.prove(desk.session)?;
     }
     let Some(handle) = handle_of(desk, &request.key)? else { return Ok(None) };
-    objects::mac(desk.session, handle, request.hash_len, &request.message).map(Some)
+    match objects::mac(desk.session, handle, request.hash_len, &request.message) {
+        Err(Fault::Module(error)) if is_of_one_key(&error) => {
+            let (key, error) = (hex(&request.key), describe(&error));
+            tracing::error!(
+                key,
+                error,
+                "the module cannot use this unique key: its attributes are not those that it was made with, or the module's policy forbids it"
+            );
+            Ok(None)
+        }
+        answer => answer.map(Some),
+    }
 }
 
 /// The key's handle. That there is none is believed of the module alone, and

@@ -108,6 +108,19 @@ impl Remedy {
     }
 }
 
+/// Whether an error says that one key cannot be used, and nothing of the module or of other keys.
+pub(crate) fn is_of_one_key(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Pkcs11(RvError::KeyFunctionNotPermitted | RvError::KeyTypeInconsistent | RvError::KeySizeRange, _)
+    )
+}
+
+/// Whether an error says that there is no such object: somebody else has destroyed it.
+pub(crate) fn is_gone(error: &Error) -> bool {
+    matches!(error, Error::Pkcs11(RvError::ObjectHandleInvalid | RvError::KeyHandleInvalid, _))
+}
+
 /// An error of the module in one short line: the call and the code.
 pub(crate) fn describe(error: &Error) -> String {
     match error {

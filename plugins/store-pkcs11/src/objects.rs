@@ -12,7 +12,7 @@
 
 use claviger_plugin_api::{KeyId, SecretBytes};
 use cryptoki::{
-    error::{Error, RvError},
+    error::Error,
     mechanism::Mechanism,
     object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle},
     session::Session,
@@ -20,7 +20,7 @@ use cryptoki::{
 };
 use zeroize::Zeroize;
 
-use crate::fault::Fault;
+use crate::fault::{Fault, is_gone};
 
 /// Bytes of a unique key, of the master key, and of what is derived from it.
 pub(crate) const KEY_LEN: usize = 32;
@@ -145,15 +145,22 @@ pub(crate) fn create_data(session: &Session, names: &Names, name: &str, value: V
 pub(crate) fn destroy(session: &Session, object: ObjectHandle) -> Result<bool, Fault> {
     match session.destroy_object(object) {
         Ok(()) => Ok(true),
-        Err(Error::Pkcs11(RvError::ObjectHandleInvalid, _)) => Ok(false),
+        Err(error) if is_gone(&error) => Ok(false),
         Err(error) => Err(Fault::of_write(error)),
     }
 }
 
-/// The id of a key; `None` where it has none.
+/// The id of a key; `None` where it has none, or was destroyed since it was found.
 pub(crate) fn id_of(session: &Session, key: ObjectHandle) -> Result<Option<KeyId>, Fault> {
+    told_id(session.get_attributes(key, &[AttributeType::Id]))
+}
+
+fn told_id(told: Result<Vec<Attribute>, Error>) -> Result<Option<KeyId>, Fault> {
+    let told = match told {
+        Err(error) if is_gone(&error) => return Ok(None),
+        told => told?,
+    };
     // What the module does not tell is left out of its answer.
-    let told = session.get_attributes(key, &[AttributeType::Id])?;
     Ok(told.into_iter().find_map(|attribute| match attribute {
         Attribute::Id(id) => KeyId::try_from(id).ok(),
         _ => None,
@@ -183,5 +190,22 @@ pub(crate) fn mac(session: &Session, key: ObjectHandle, hash_len: usize, message
         Ok(mac)
     } else {
         Err(Fault::Lost(format!("the module gave an HMAC of {} bytes instead of {hash_len}", mac.expose().len())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cryptoki::{context::Function, error::RvError};
+
+    use super::*;
+
+    #[test]
+    fn a_key_that_somebody_else_has_destroyed_is_skipped_and_no_trouble() {
+        let failed = |value| told_id(Err(Error::Pkcs11(value, Function::GetAttributeValue)));
+        assert!(matches!(failed(RvError::ObjectHandleInvalid), Ok(None)));
+        assert!(matches!(failed(RvError::KeyHandleInvalid), Ok(None)));
+        assert!(matches!(failed(RvError::UserNotLoggedIn), Err(Fault::Module(_))));
+        assert!(matches!(told_id(Ok(vec![Attribute::Id(vec![3; 16])])), Ok(Some(id)) if id == [3; 16]));
+        assert!(matches!(told_id(Ok(vec![Attribute::Id(vec![3; 4])])), Ok(None)), "none of this plugin's");
     }
 }

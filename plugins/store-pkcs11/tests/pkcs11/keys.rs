@@ -5,7 +5,7 @@ use claviger_servers::{SOFTHSM_PIN, SOFTHSM_TOKEN, SoftHsm};
 use claviger_store_pkcs11::{Configuration, Mode, Token};
 use cryptoki::{
     context::{CInitializeArgs, CInitializeFlags, Pkcs11},
-    object::{Attribute, AttributeInfo, AttributeType, ObjectClass},
+    object::{Attribute, AttributeInfo, AttributeType, KeyType, ObjectClass},
     session::{Session, UserType},
     types::AuthPin,
 };
@@ -52,6 +52,33 @@ fn keys_cannot_be_read_with_the_pin_either() {
             }
         }
         client.finalize().unwrap();
+    });
+}
+
+#[test]
+fn a_key_that_may_not_sign_costs_its_own_user_alone() {
+    on_a_token(async |hsm| {
+        let (custody, store) = open(&hsm).await;
+        custody.keep(id(1), key(1)).await.unwrap();
+        custody.keep(id(3), key(3)).await.unwrap();
+        drop((custody, store));
+        let (client, session) = stranger();
+        let spoilt = [
+            Attribute::Class(ObjectClass::SECRET_KEY),
+            Attribute::Token(true),
+            Attribute::Private(true),
+            Attribute::KeyType(KeyType::GENERIC_SECRET),
+            Attribute::Label(b"claviger:key".to_vec()),
+            Attribute::Id(id(2).to_vec()),
+            Attribute::Value(vec![2; 48]),
+            Attribute::Sign(false),
+        ];
+        session.create_object(&spoilt).unwrap();
+        client.finalize().unwrap();
+        let (custody, _store) = open(&hsm).await;
+        let macs = custody.mac(&[request(1, b""), request(2, b""), request(3, b"")]).await.unwrap();
+        let macs: Vec<_> = macs.iter().map(|mac| mac.as_ref().map(|mac| mac.expose().to_vec())).collect();
+        assert_eq!(macs, [Some(expected(1)), None, Some(expected(3))]);
     });
 }
 

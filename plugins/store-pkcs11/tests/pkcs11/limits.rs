@@ -9,7 +9,7 @@ use claviger_plugin_api::{KeyCustody, PluginError, UserStore};
 use claviger_store_pkcs11::{Configuration, Token};
 use rustix::fs::{FlockOperation, fcntl_lock};
 
-use super::{Other, configuration, expected, id, key, mac, on_a_token, recovers, storage};
+use super::{Other, configuration, configuration_in, expected, id, key, mac, on_a_token, recovers, storage};
 
 #[test]
 fn no_more_keys_than_agreed() {
@@ -27,6 +27,52 @@ fn no_more_keys_than_agreed() {
         custody.keep(id(3), key(3)).await.unwrap();
         assert_eq!(mac(&custody, 3).await, Ok(Some(expected(3))));
     });
+}
+
+#[test]
+fn what_another_daemon_destroys_makes_room() {
+    on_a_token(async |hsm| {
+        let custody = Token::open(Configuration { max_keys: 2, ..configuration(&hsm) }).unwrap().custody();
+        custody.initialise().await.unwrap();
+        custody.keep(id(1), key(1)).await.unwrap();
+        custody.keep(id(2), key(2)).await.unwrap();
+        let (other, _) = Other::start("limits::child_that_exchanges_a_key", &hsm, "exchange");
+        // The other has destroyed one and made another.
+        let full = custody.keep(id(4), key(4)).await;
+        assert!(matches!(&full, Err(PluginError::Full(_))), "{full:?}");
+        assert_eq!(custody.keys(None, 10).await, Ok(vec![id(2), id(3)]));
+        drop(other);
+
+        let (other, _) = Other::start("limits::child_that_exchanges_a_key", &hsm, "destroy");
+        // It is counted anew now and then, and not for each call.
+        let patience = Instant::now() + Duration::from_secs(60);
+        while let Err(error) = custody.keep(id(4), key(4)).await {
+            assert!(matches!(error, PluginError::Full(_)), "{error:?}");
+            assert!(Instant::now() < patience, "{error}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(custody.keys(None, 10).await, Ok(vec![id(2), id(4)]));
+        drop(other);
+    });
+}
+
+/// Not a test of its own: another daemon on the same token.
+#[test]
+fn child_that_exchanges_a_key() {
+    let Some(what) = Other::what() else { return };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let configuration = Configuration { lock_file: None, ..configuration_in(&Other::directory()) };
+    let token = runtime.block_on(async { Token::open(configuration) }).unwrap();
+    runtime.block_on(async {
+        let custody = token.custody();
+        if what == "exchange" {
+            custody.destroy(&[id(1)]).await.unwrap();
+            custody.keep(id(3), key(3)).await.unwrap();
+        } else {
+            custody.destroy(&[id(3)]).await.unwrap();
+        }
+    });
+    Other::ready_and_wait();
 }
 
 #[test]
