@@ -47,6 +47,12 @@ impl Store {
         }
     }
 
+    /// Further lines of the plugin's table while a realm is copied there: each
+    /// connection commits one record at a time, and waits for the disk.
+    fn transfer(self) -> &'static str {
+        if self == Self::Postgres { "\npool = 64" } else { "" }
+    }
+
     /// What is set beside the defaults of the store, and of its server.
     pub(crate) fn settings(self) -> &'static str {
         match self {
@@ -118,6 +124,7 @@ impl Site {
         // Both stores are in the configuration of this one, which never serves.
         let (both, from) = (tempfile::tempdir().map_err(text)?, self.database());
         let mut plugins = storage.plugins.clone();
+        plugins.iter_mut().for_each(|(_, config)| config.push_str(store.transfer()));
         plugins.push((self.store.plugin().into(), format!("path = \"{}\"", from.display())));
         let storage = Storage { plugins, ..storage };
         let transfer = self.deployment.sibling_with(both.path(), Layout::Management, options(Some(&storage)))?;
