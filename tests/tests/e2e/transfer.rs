@@ -16,7 +16,7 @@ use claviger_daemon::{
 };
 use claviger_plugin_api::{CounterUse, Put, UserStore};
 use claviger_servers::{POSTGRES_PASSWORD, Postgres};
-use claviger_testkit::{Deployment, Layout, SERVICE};
+use claviger_testkit::{Deployment, KEKS, Layout, SERVICE};
 use serde_json::{Value, json};
 
 use crate::{
@@ -404,17 +404,21 @@ fn a_damaged_file_and_a_wrong_key_restore_nothing() {
         }
         assert_eq!(database_files(&running.deployment), [""; 0].map(PathBuf::from), "{what}: something was written");
     }
-    // Another key-encryption key.
+    // Other key-encryption keys.
     let directory = running.deployment.directory().to_owned();
-    fs::rename(directory.join("kek.key"), directory.join("former.key")).unwrap();
-    running.deployment.admin(&["keys", "init", directory.join("kek.key").to_str().unwrap()]).unwrap();
+    let former = |kek: &str| directory.join(format!("former-{kek}"));
+    for kek in KEKS {
+        fs::rename(directory.join(kek), former(kek)).unwrap();
+        running.deployment.admin(&["keys", "init", directory.join(kek).to_str().unwrap()]).unwrap();
+    }
     let good = file.to_str().unwrap();
     assert_eq!(refused(&running.deployment, &["restore", good]).0, "wrong-key");
     assert_eq!(refused(&running.deployment, &["backup", "--verify", good]).0, "wrong-key");
     assert!(database_files(&running.deployment).is_empty());
-    // With its own it does.
-    fs::rename(directory.join("former.key"), directory.join("kek.key")).unwrap();
+    // With one of its own it does.
+    fs::rename(former(KEKS[1]), directory.join(KEKS[1])).unwrap();
     running.deployment.admin(&["restore", good]).unwrap();
+    fs::rename(former(KEKS[0]), directory.join(KEKS[0])).unwrap();
     running.deployment.start().unwrap();
     bob.run(&["sign-on", SERVICE]).unwrap();
 }

@@ -19,7 +19,8 @@ fn postgres(server: &Arc<Postgres>) -> (String, Storage) {
     fs::write(&password, POSTGRES_PASSWORD).unwrap();
     fs::set_permissions(&password, fs::Permissions::from_mode(0o600)).unwrap();
     let config = format!(
-        "url = \"postgres://claviger@127.0.0.1:{}/{database}\"\npassword_file = \"{}\"\ntls = \"disable\"",
+        "url = \"postgres://claviger@127.0.0.1:{}/{database}\"\npassword_file = \"{}\"\ntls = \"disable\"\n\
+         connect_timeout_ms = 20000",
         server.port(),
         password.display()
     );
@@ -28,13 +29,21 @@ fn postgres(server: &Arc<Postgres>) -> (String, Storage) {
 
 /// A new, empty part of a server.
 fn redis(server: &Arc<Redis>) -> Storage {
-    storage("store-redis", format!("url = \"{}\"\nprefix = \"{}\"", server.url(), server.prefix()), server)
+    storage(
+        "store-redis",
+        format!("url = \"{}\"\nprefix = \"{}\"\nconnect_timeout_ms = 20000", server.url(), server.prefix()),
+        server,
+    )
 }
 
 /// A new, empty part of a Cluster.
 fn redis_cluster(cluster: &Arc<RedisCluster>) -> Storage {
     let urls: Vec<_> = cluster.urls().iter().map(|url| format!("\"{url}\"")).collect();
-    let config = format!("cluster = [{}]\nprefix = \"{}\"", urls.join(", "), cluster.nodes[0].prefix());
+    let config = format!(
+        "cluster = [{}]\nprefix = \"{}\"\nconnect_timeout_ms = 20000",
+        urls.join(", "),
+        cluster.nodes[0].prefix()
+    );
     storage("store-redis", config, cluster)
 }
 
