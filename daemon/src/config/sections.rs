@@ -64,7 +64,7 @@ pub(super) fn config(root: &mut Table<'_>) -> Option<Config> {
     }
     management = management.filter(|_| roles.management);
     service = service.filter(|_| roles.service);
-    let config = Config { roles, realm: realm?, log, telemetry, admin, drain, plugins, management, service };
+    let config = Config { roles, realm: realm?, log, telemetry, admin, drain, trust, plugins, management, service };
     listeners(root, &config);
     Some(config)
 }

@@ -25,6 +25,8 @@ pub struct Config {
     pub admin: AdminConfig,
     /// How the daemon ends.
     pub drain: DrainConfig,
+    /// Whose plugins are loaded; each of [`Config::plugins`] has it too.
+    pub trust: Arc<PluginTrust>,
     /// Plugins, in the order in which they are loaded. Names are unique.
     pub plugins: Vec<PluginConfig>,
     /// `Some` exactly when [`Roles::management`] is set.
