@@ -87,21 +87,27 @@ fn pin_one(plugin: &PluginConfig, table: &mut Table, file: &Path) -> Result<Pin,
     if let Some(problem) = found.problem {
         return Err(refused(problem));
     }
-    let sha256 = found.sha256;
+    let (before, changed) = set(table, &found.sha256);
+    let (file, path) = (file.to_owned(), plugin.path.clone());
+    Ok(Pin { plugin: plugin.name.clone(), file, path, before, sha256: found.sha256, changed })
+}
+
+/// Writes the hash into the table: the one before, and whether it is another one now.
+fn set(table: &mut Table, sha256: &str) -> (Option<String>, bool) {
     let before = table.get("sha256").and_then(|item| item.as_str()).map(str::to_owned);
-    let changed = !before.as_ref().is_some_and(|before| before.eq_ignore_ascii_case(&sha256));
+    let changed = !before.as_ref().is_some_and(|before| before.eq_ignore_ascii_case(sha256));
     if changed {
         match table.get_mut("sha256").and_then(|item| item.as_value_mut()) {
             // With the comment behind it.
             Some(old) => {
                 let decor = old.decor().clone();
-                *old = sha256.as_str().into();
+                *old = sha256.into();
                 *old.decor_mut() = decor;
             }
-            None => insert_behind_path(table, &sha256),
+            None => insert_behind_path(table, sha256),
         }
     }
-    Ok(Pin { plugin: plugin.name.clone(), file: file.to_owned(), path: plugin.path.clone(), before, sha256, changed })
+    (before, changed)
 }
 
 /// A new key would stand at the end of the table, far from the file that it is of.
@@ -139,4 +145,46 @@ fn replace(file: &Path, before: &str, after: &str) -> std::io::Result<()> {
 
 fn at(file: &Path, error: impl std::fmt::Display) -> Failure {
     Failure::failed(format!("{}: {error}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_but_the_hash_changes() {
+        let text = "# head\nroles = [ \"service\" ] # odd\n\n# first\n[[plugin]]\nname = 'a'\n  path  =  \"a.so\"   # where\n\
+                    # how long\ndeadline = \"1s\"\n[plugin.config] # its own\nx=1\n\n[other]\ny = 2\n\n\
+                    [[plugin]]\nsha256 = \"00\"   # pinned by hand\nname = \"b\"\npath = \"b.so\"\nconfig = { z = 3 }\n# tail\n";
+        let hash = "ab".repeat(32);
+        let mut document: DocumentMut = text.parse().unwrap();
+        let mut told = Vec::new();
+        for table in document.get_mut("plugin").unwrap().as_array_of_tables_mut().unwrap().iter_mut() {
+            told.push(set(table, &hash));
+        }
+        assert_eq!(told, [(None, true), (Some("00".to_owned()), true)]);
+        let expected = text
+            .replace("# where\n", &format!("# where\nsha256 = \"{hash}\"\n"))
+            .replace("sha256 = \"00\"", &format!("sha256 = \"{hash}\""));
+        assert_eq!(document.to_string(), expected);
+        for table in document.get_mut("plugin").unwrap().as_array_of_tables_mut().unwrap().iter_mut() {
+            assert_eq!(set(table, &hash.to_uppercase()), (Some(hash.clone()), false));
+        }
+        assert_eq!(document.to_string(), expected);
+    }
+
+    #[test]
+    fn the_new_file_has_the_mode_of_the_old_one_and_a_link_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let (file, link) = (directory.path().join("c.toml"), directory.path().join("link.toml"));
+        fs::write(&file, "a = 1").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+        std::os::unix::fs::symlink("c.toml", &link).unwrap();
+        replace(&link, "a = 1", "a = 2").unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "a = 2");
+        assert_eq!(fs::metadata(&file).unwrap().mode() & 0o7777, 0o640);
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        let error = replace(&file, "a = 1", "a = 3").unwrap_err().to_string();
+        assert!(error.contains("somebody else") && fs::read_dir(&directory).unwrap().count() == 2, "{error}");
+    }
 }

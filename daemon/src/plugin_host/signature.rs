@@ -137,7 +137,7 @@ fn judge(text: &str, bytes: &[u8], keys: &[(String, PublicKey)]) -> Result<Signa
 fn key_id(line: &str) -> Option<String> {
     let bytes = BASE64.decode(line.as_bytes()).ok()?;
     let id = bytes.get(2..10)?.try_into().ok()?;
-    Some(format!("{:016X}", u64::from_le_bytes(id)))
+    Some(format!("{:X}", u64::from_le_bytes(id)))
 }
 
 fn trusted(key: &TrustedKey) -> Result<(String, PublicKey), String> {
