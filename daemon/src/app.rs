@@ -1,7 +1,7 @@
 //! The daemon as a whole: builds the roles from the configuration, starts
 //! their listeners, and drains them when it is told to end.
 
-use std::{io, mem, net::SocketAddr, sync::Arc, time::Duration, time::Instant};
+use std::{io, mem, net::SocketAddr, path::Path, sync::Arc, time::Duration, time::Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -89,13 +89,14 @@ pub enum Error {
     Name(String),
 }
 
-/// Runs the daemon until SIGTERM or SIGINT, then drains it.
-pub async fn run(config: Config) -> Result<(), Error> {
+/// Runs the daemon until SIGTERM or SIGINT, then drains it. `config` was read
+/// from `path`, where plugins that are replaced are looked up again.
+pub async fn run(config: Config, path: &Path) -> Result<(), Error> {
     logs::init(&config.log)?;
     // Another part of the process may have installed it: that is the same one.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let metrics = Metrics::install().map_err(|error| Error::Metrics(error.to_string()))?;
-    let app = App::build(config, metrics).await?;
+    let app = App::build(config, path, metrics).await?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let running = app.start();
@@ -134,7 +135,7 @@ struct Listener {
 }
 
 impl App {
-    async fn build(config: Config, metrics: Metrics) -> Result<Self, Error> {
+    async fn build(config: Config, path: &Path, metrics: Metrics) -> Result<Self, Error> {
         let readiness = Readiness::new();
         let realm: Realm = config.realm.parse().map_err(Error::Name)?;
         let memory: Arc<dyn StateStore> = Arc::new(MemoryState::new());
@@ -180,6 +181,7 @@ impl App {
             readiness: readiness.clone(),
             roles: config.roles,
             realm: config.realm.clone(),
+            configuration: path.to_owned(),
             started: Instant::now(),
         };
         let admin = (AdminServer::bind(&config.admin)?, Arc::new(state));

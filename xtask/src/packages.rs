@@ -21,6 +21,8 @@ pub(crate) const BUILD: Packages = &[
 /// What the tests need.
 pub(crate) const TESTS: Packages = &[
     ("curl", "/usr/bin/curl"),
+    // What signs plugins.
+    ("minisign", "/usr/bin/minisign"),
     // What starts a server of any version; the servers lie in folders of theirs.
     ("postgresql", "/usr/bin/pg_ctlcluster"),
     ("python3", "/usr/bin/python3"),

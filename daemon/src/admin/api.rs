@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::telemetry::readiness::Report;
+use crate::{plugin_host::PluginStatus, telemetry::readiness::Report};
 
 /// How the daemon is.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -19,6 +19,40 @@ pub struct Status {
     pub roles: Vec<String>,
     /// What works and what does not.
     pub readiness: Report,
+}
+
+/// A plugin that was replaced by what its file is now.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Reload {
+    /// Its name in the configuration.
+    pub plugin: String,
+    /// What ran before.
+    pub before: Version,
+    /// What runs now.
+    pub now: Version,
+    /// Whether the last call of the version before has ended.
+    pub drained: bool,
+}
+
+/// What tells a version of a plugin from another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Version {
+    /// What the plugin calls it.
+    pub version: String,
+    /// SHA-256 of the file in hex.
+    pub sha256: String,
+    /// What the file's signature was worth.
+    pub signature: String,
+}
+
+impl From<&PluginStatus> for Version {
+    fn from(status: &PluginStatus) -> Self {
+        Self {
+            version: status.version.clone().unwrap_or_default(),
+            sha256: status.sha256.clone().unwrap_or_default(),
+            signature: status.signature.as_ref().map(ToString::to_string).unwrap_or_default(),
+        }
+    }
 }
 
 /// Which page of users is asked for.

@@ -15,7 +15,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
 use super::{
-    api::{CodeRequest, DestroyKeys, Destroyed, Digits, GoOn, RotateKeys, Status, Suspend},
+    api::{CodeRequest, DestroyKeys, Destroyed, Digits, GoOn, Reload, RotateKeys, Status, Suspend},
     problem::Problem,
 };
 use crate::management::model::{
@@ -73,6 +73,16 @@ impl AdminClient {
     /// [`ClientError`].
     pub async fn plugins(&self) -> Result<Vec<serde_json::Value>, ClientError> {
         self.read(Method::GET, "/v1/plugins", NONE).await
+    }
+
+    /// Replaces a plugin by what its file is now.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn reload_plugin(&self, name: &str) -> Result<Reload, ClientError> {
+        let path = format!("/v1/plugins/{}/reload", encoded(name));
+        let bytes = self.call_within(RELOAD_DEADLINE, Method::POST, &path, NONE).await?;
+        serde_json::from_slice(&bytes).map_err(broken)
     }
 
     /// A page of users.
@@ -227,6 +237,16 @@ impl AdminClient {
     }
 
     async fn call(&self, method: Method, path: &str, body: Option<&impl Serialize>) -> Result<Bytes, ClientError> {
+        self.call_within(DEADLINE, method, path, body).await
+    }
+
+    async fn call_within(
+        &self,
+        deadline: Duration,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<Bytes, ClientError> {
         let mut request = Request::builder().method(method).uri(path).header(header::HOST, "clavigerd");
         let body = match body {
             None => Bytes::new(),
@@ -236,9 +256,9 @@ impl AdminClient {
             }
         };
         let request = request.body(Full::new(body)).map_err(broken)?;
-        let (status, bytes) = match tokio::time::timeout(DEADLINE, self.exchange(request)).await {
+        let (status, bytes) = match tokio::time::timeout(deadline, self.exchange(request)).await {
             Ok(answer) => answer?,
-            Err(_) => return Err(broken(format!("nothing within {} s", DEADLINE.as_secs()))),
+            Err(_) => return Err(broken(format!("nothing within {} s", deadline.as_secs()))),
         };
         if status.is_success() {
             return Ok(bytes);
@@ -283,4 +303,6 @@ fn encoded(id: &str) -> String {
 
 const NONE: Option<&()> = None;
 const DEADLINE: Duration = Duration::from_secs(30);
+/// A plugin may take a minute to start, and one to end.
+const RELOAD_DEADLINE: Duration = Duration::from_secs(300);
 const ANSWER_LIMIT: usize = 16 * 1024 * 1024;

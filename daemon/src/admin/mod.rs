@@ -10,7 +10,8 @@
 //! | request | answer |
 //! | --- | --- |
 //! | `GET /v1/status` | [`api::Status`] |
-//! | `GET /v1/plugins` | the plugins of the host |
+//! | `GET /v1/plugins` | the plugins of the host, with the files as they are now |
+//! | `POST /v1/plugins/{name}/reload` | [`api::Reload`] |
 //! | `GET /v1/users?after=&limit=` | `UserPage` |
 //! | `POST /v1/users` (`NewUser`) | `User` |
 //! | `GET`, `DELETE /v1/users/{id}` | `User`, nothing |

@@ -11,11 +11,14 @@ use http::{StatusCode, request::Parts};
 use serde::de::DeserializeOwned;
 
 use super::{
-    api::{CodeRequest, CountQuery, DestroyKeys, Destroyed, Digits, GoOn, PageQuery, RotateKeys, Status, Suspend},
+    api::{
+        CodeRequest, CountQuery, DestroyKeys, Destroyed, Digits, GoOn, PageQuery, Reload, RotateKeys, Status, Suspend,
+    },
     problem::Problem,
     server::{AdminState, Caller},
 };
 use crate::{
+    config,
     management::{
         Management,
         model::{
@@ -23,7 +26,7 @@ use crate::{
             User, UserPage,
         },
     },
-    plugin_host::PluginStatus,
+    plugin_host::{PluginStatus, ReloadError},
 };
 
 type Answer<T> = Result<Json<T>, Problem>;
@@ -33,6 +36,7 @@ pub(super) fn router(state: Arc<AdminState>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/plugins", get(plugins))
+        .route("/v1/plugins/{name}/reload", post(reload_plugin))
         .route("/v1/users", get(users).post(add_user))
         .route("/v1/users/{id}", get(user).delete(delete_user))
         .route("/v1/users/{id}/suspend", post(suspend_user))
@@ -69,7 +73,53 @@ async fn status(State(state): Shared) -> Json<Status> {
 }
 
 async fn plugins(State(state): Shared) -> Json<Vec<PluginStatus>> {
-    Json(state.plugins.list())
+    Json(state.plugins.list_with_files().await)
+}
+
+/// Takes no configuration from the caller: what is loaded is what the daemon's own files say.
+async fn reload_plugin(
+    State(state): Shared,
+    Extension(caller): Extension<Caller>,
+    Part(Path(name)): Part<Path<String>>,
+) -> Answer<Reload> {
+    let (uid, pid, action, object) = (caller.uid, caller.pid, "plugin.reload", &name);
+    match try_reload(&state, caller, &name).await {
+        Ok(done) => {
+            let (from, to, signature) = (&done.before.sha256, &done.now.sha256, &done.now.signature);
+            tracing::info!(target: "audit", uid, pid, action, object, from, to, signature, "done");
+            Ok(Json(done))
+        }
+        Err(problem) => {
+            tracing::info!(target: "audit", uid, pid, action, object, error = problem.detail, "refused");
+            Err(problem)
+        }
+    }
+}
+
+async fn try_reload(state: &AdminState, caller: Caller, name: &str) -> Result<Reload, Problem> {
+    if !caller.is_operator() {
+        let detail = "only root and the daemon's own user may replace a plugin";
+        return Err(Problem::new(StatusCode::FORBIDDEN, "not-operator", detail));
+    }
+    let path = state.configuration.clone();
+    let failed = |error: String| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "configuration", error);
+    let config = tokio::task::spawn_blocking(move || config::load(&path)).await.map_err(|e| failed(e.to_string()))?;
+    let config = config
+        .map_err(|error| failed(error.problems().iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
+    let Some(plugin) = config.plugins.into_iter().find(|plugin| plugin.name == name) else {
+        return Err(Problem::new(StatusCode::NOT_FOUND, "not-found", "no [[plugin]] has that name"));
+    };
+    let done = state.plugins.reload(plugin).await.map_err(|error| {
+        let (status, word) = match error {
+            ReloadError::Unknown | ReloadError::NotLoaded => (StatusCode::NOT_FOUND, "not-loaded"),
+            ReloadError::Busy | ReloadError::InUse => (StatusCode::CONFLICT, "busy"),
+            ReloadError::Lost { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "lost"),
+            _ => (StatusCode::UNPROCESSABLE_ENTITY, "not-reloaded"),
+        };
+        Problem::new(status, word, error.to_string())
+    })?;
+    let (before, now) = ((&done.before).into(), (&done.now).into());
+    Ok(Reload { plugin: name.to_owned(), before, now, drained: done.drained })
 }
 
 async fn users(State(state): Shared, Part(Query(page)): Part<Query<PageQuery>>) -> Answer<UserPage> {

@@ -44,6 +44,8 @@ pub struct AdminState {
     pub roles: Roles,
     /// Its realm.
     pub realm: String,
+    /// Where its configuration is read again for a plugin that is replaced.
+    pub configuration: PathBuf,
     /// When it started.
     pub started: Instant,
 }
@@ -139,6 +141,11 @@ pub(super) struct Caller {
 }
 
 impl Caller {
+    /// Whether this is root or the daemon's own user, and not only one of `admin.allow_uids`.
+    pub(super) fn is_operator(self) -> bool {
+        self.may(&[0, rustix::process::geteuid().as_raw()])
+    }
+
     /// Nobody is never allowed, whatever the list says.
     fn may(self, allowed: &[u32]) -> bool {
         self.uid != u32::MAX && allowed.contains(&self.uid)
@@ -219,6 +226,7 @@ mod tests {
             readiness,
             roles: Roles { management: false, service: true },
             realm: "example".into(),
+            configuration: "/nonexistent".into(),
             started: Instant::now(),
         })
     }

@@ -121,7 +121,7 @@ pub enum Command {
         keep_keys: bool,
     },
 
-    /// Plugins: inspect a file, list those of the running daemon
+    /// Plugins: inspect a file, pin hashes, list or replace those of the running daemon
     Plugin {
         /// What to do with plugins.
         #[command(subcommand)]
@@ -295,8 +295,28 @@ pub enum PluginCommand {
         /// The shared library
         file: PathBuf,
     },
-    /// List the plugins of the running daemon
+    /// List the plugins of the running daemon, and whether their files are others now
     List,
+    /// Write the sha256 of the plugins' files into the configuration
+    ///
+    /// Changes nothing but these values: comments and layout stay. A file that is no plugin for this
+    /// daemon, or whose signature is refused, is not pinned, and then nothing is written.
+    Pin {
+        /// Plugins by their names in the configuration [default: all]
+        #[arg(value_name = "NAME")]
+        names: Vec<String>,
+        /// Show what would be written
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Replace a plugin of the running daemon by what its file is now, while users sign on
+    ///
+    /// The daemon reads its configuration again for this plugin, with the same rules as at its start. When
+    /// the new version cannot be taken, the one that runs goes on. For root and the daemon's own user.
+    Reload {
+        /// The plugin's name in the configuration
+        name: String,
+    },
 }
 
 /// `clavigerd pki`

@@ -19,7 +19,7 @@ use crate::{
 pub(super) fn run(common: &Common) -> Result<(), Failure> {
     let config = load(common)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let ended = runtime.block_on(Box::pin(app::run(config))).map_err(Failure::failed);
+    let ended = runtime.block_on(Box::pin(app::run(config, configuration(common)))).map_err(Failure::failed);
     // A plugin that hangs in its start keeps a thread for ever; the daemon ends all the same.
     runtime.shutdown_timeout(Duration::from_secs(5));
     ended
@@ -65,7 +65,12 @@ pub(super) fn block_on<T>(calls: impl Future<Output = Result<T, Failure>>) -> Re
 
 /// The configuration that `--config` names.
 pub(super) fn load(common: &Common) -> Result<Config, Failure> {
-    Ok(config::load(common.config.as_deref().unwrap_or(Path::new(DEFAULT_PATH)))?)
+    Ok(config::load(configuration(common))?)
+}
+
+/// The file or directory of the configuration.
+pub(super) fn configuration(common: &Common) -> &Path {
+    common.config.as_deref().unwrap_or(Path::new(DEFAULT_PATH))
 }
 
 fn show(status: &Status, out: &mut Lines) {

@@ -5,6 +5,7 @@
 //! - `output`: tables and JSON.
 //! - `daemon`: `run`, `check`, `status`.
 //! - `users`, `services`, `plugins`, `keys`: through the administration socket.
+//! - `plugin_pin`: hashes of plugins into the configuration; needs no daemon.
 //! - `pki`: certificates; needs no daemon.
 //! - `hsm`: the module of key custody; works on the module itself.
 //! - `transfer`: a realm as a whole: copy, backup, restore; works on the stores itself.
@@ -16,6 +17,7 @@ mod hsm;
 mod keys;
 mod output;
 mod pki;
+mod plugin_pin;
 mod plugins;
 mod services;
 mod transfer;

@@ -4,16 +4,22 @@ use serde_json::{Value, json};
 
 use super::{
     args::{Common, PluginCommand},
-    daemon::{block_on, client},
+    daemon::{block_on, client, configuration, load},
     failure::Failure,
     output::{Lines, Output},
+    plugin_pin,
 };
-use crate::plugin_host::inspect::{PluginDescription, inspect};
+use crate::{
+    admin::api::Version,
+    config::types::PluginTrust,
+    plugin_host::inspect::{PluginDescription, inspect_with},
+};
 
 pub(super) fn plugin(command: &PluginCommand, common: &Common, output: &Output) -> Result<(), Failure> {
     match command {
         PluginCommand::Inspect { file } => {
-            let plugin = inspect(file).map_err(|e| Failure::failed(format!("{}: {e}", file.display())))?;
+            let trust = trust(common)?;
+            let plugin = inspect_with(file, &trust).map_err(|e| Failure::failed(format!("{}: {e}", file.display())))?;
             output.answer(&plugin, show)
         }
         PluginCommand::List => {
@@ -21,7 +27,28 @@ pub(super) fn plugin(command: &PluginCommand, common: &Common, output: &Output) 
             let plugins = block_on(async { Ok(client.plugins().await?) })?;
             output.answer(&json!({ "plugins": plugins }), |_, out| list(&plugins, out))
         }
+        PluginCommand::Pin { names, dry_run } => plugin_pin::pin(names, *dry_run, common, output),
+        PluginCommand::Reload { name } => {
+            let client = client(common)?;
+            let done = block_on(async { Ok(client.reload_plugin(name).await?) })?;
+            output.answer(&done, |done, out| {
+                let version =
+                    |of: &Version| Some(format!("{}, sha256 {}, signature {}", of.version, of.sha256, of.signature));
+                out.fields([("before", version(&done.before)), ("now", version(&done.now))]);
+                if !done.drained {
+                    out.line("the version before ends when its last call does");
+                }
+            })
+        }
     }
+}
+
+/// The keys of the configuration; none where there is no configuration and none was named.
+fn trust(common: &Common) -> Result<PluginTrust, Failure> {
+    if common.config.is_none() && !configuration(common).exists() {
+        return Ok(PluginTrust::default());
+    }
+    Ok((*load(common)?.trust).clone())
 }
 
 fn show(plugin: &PluginDescription, out: &mut Lines) {
@@ -37,7 +64,9 @@ fn show(plugin: &PluginDescription, out: &mut Lines) {
         ("compiler", Some(said.rustc.clone())),
         ("size", Some(format!("{} bytes", plugin.size))),
         ("sha256", Some(plugin.sha256.clone())),
-        ("problem", plugin.problem.clone()),
+        ("signature", Some(plugin.signature.to_string())),
+        ("signed comment", plugin.signature_comment.clone()),
+        ("problem", plugin.problem.clone().or_else(|| plugin.signature.problem().map(str::to_owned))),
     ]);
 }
 
@@ -48,12 +77,15 @@ fn list(plugins: &[Value], out: &mut Lines) {
         list.iter().filter_map(of).collect::<Vec<_>>().join(",")
     };
     out.table(
-        ["NAME", "STATE", "VERSION", "PROVIDES", "SUITES", "LIBRARY", "REASON"],
+        ["NAME", "STATE", "VERSION", "SHA256", "SIGNATURE", "FILE", "PROVIDES", "SUITES", "LIBRARY", "REASON"],
         plugins.iter().map(|plugin| {
             [
                 text(plugin, "name"),
                 text(plugin, "state"),
                 text(plugin, "version"),
+                text(plugin, "sha256").chars().take(SHORT).collect(),
+                text(plugin, "signature"),
+                file(&plugin["file"]),
                 words(plugin, "provides", Value::as_str),
                 words(plugin, "suites", |suite| suite["id"].as_str()),
                 text(&plugin["suites"][0], "implementation"),
@@ -62,3 +94,20 @@ fn list(plugins: &[Value], out: &mut Lines) {
         }),
     );
 }
+
+/// What a restart or a reload would find: `same`, or what is different.
+fn file(file: &Value) -> String {
+    let text = |key: &str| file[key].as_str().unwrap_or_default();
+    match (file["differs"].as_bool(), file["problem"].as_str()) {
+        (Some(_), Some(problem)) => format!("unusable: {problem}"),
+        (Some(true), None) => {
+            let sha256: String = text("sha256").chars().take(SHORT).collect();
+            format!("differs: {} {sha256} {}", text("version"), text("signature"))
+        }
+        (Some(false), None) => "same".to_owned(),
+        (None, _) => String::new(),
+    }
+}
+
+/// Digits of a hash in a table: enough to compare two of them.
+const SHORT: usize = 12;

@@ -16,7 +16,7 @@ mod tests;
 pub mod types;
 mod values;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub use layer::ENVIRONMENT_PREFIX;
 pub use problem::{ConfigError, Problem};
@@ -45,13 +45,21 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
     load_with(path, std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))))
 }
 
+/// The files that [`load`] reads, in its order.
+///
+/// # Errors
+/// When there are none, or the directory cannot be read.
+pub fn files(path: &Path) -> Result<Vec<PathBuf>, ConfigError> {
+    layer::files(path).map_err(|problem| ConfigError::new(vec![problem]))
+}
+
 /// [`load`] with the variables as an argument.
 ///
 /// # Errors
 /// As [`load`].
 pub fn load_with(path: &Path, variables: impl IntoIterator<Item = (String, String)>) -> Result<Config, ConfigError> {
     let mut layers = Layers::default();
-    for file in layer::files(path).map_err(|problem| ConfigError::new(vec![problem]))? {
+    for file in files(path)? {
         layers.add_file(&file);
     }
     layers.add_environment(variables);

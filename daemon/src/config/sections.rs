@@ -1,6 +1,6 @@
 //! The tables of the configuration: which keys each has, their ranges and defaults.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
@@ -10,12 +10,12 @@ use super::{
     reader::{Table, nearest},
     types::{
         AdminConfig, Binding, Config, DrainConfig, KekSource, LogConfig, LogFormat, ManagementConfig, ManagementLimits,
-        ManagerConfig, PluginConfig, Roles, ServiceConfig, ServiceLimits, ServicesListener, StateChoice,
+        ManagerConfig, PluginConfig, PluginTrust, Roles, ServiceConfig, ServiceLimits, ServicesListener, StateChoice,
         TelemetryConfig, TerminalsListener,
     },
     values::{
         boolean, choice, duration, integer, json, kek_source, kem, label, list, name, one_or_more, origin, path, set,
-        sha256, socket, socket_or_off, suite, text,
+        sha256, socket, socket_or_off, suite, text, trusted_key,
     },
 };
 
@@ -38,7 +38,8 @@ pub(super) fn config(root: &mut Table<'_>) -> Option<Config> {
     let drain = root.section("drain", |table| DrainConfig {
         grace: table.or("grace", seconds(20), duration(Duration::ZERO..=seconds(3600))),
     });
-    let plugins = plugins(root);
+    let trust = Arc::new(root.section("plugins", trust));
+    let plugins = plugins(root, &trust);
     let names: Vec<&str> = plugins.iter().map(|p| p.name.as_str()).collect();
 
     let mut management = root.optional_section("management", |table| management(table, &names));
@@ -63,7 +64,7 @@ pub(super) fn config(root: &mut Table<'_>) -> Option<Config> {
     }
     management = management.filter(|_| roles.management);
     service = service.filter(|_| roles.service);
-    let config = Config { roles, realm: realm?, log, telemetry, admin, drain, plugins, management, service };
+    let config = Config { roles, realm: realm?, log, telemetry, admin, drain, trust, plugins, management, service };
     listeners(root, &config);
     Some(config)
 }
@@ -93,7 +94,19 @@ fn log(table: &mut Table<'_>) -> LogConfig {
     }
 }
 
-fn plugins(root: &mut Table<'_>) -> Vec<PluginConfig> {
+fn trust(table: &mut Table<'_>) -> PluginTrust {
+    let trust = PluginTrust {
+        trusted_keys: table.or("trusted_keys", Vec::new(), list(trusted_key)),
+        require_signature: table.or("require_signature", false, boolean),
+    };
+    if trust.require_signature && trust.trusted_keys.is_empty() {
+        let problem = Problem::new("`plugins.require_signature` without a key that could have signed");
+        table.refuse("require_signature", problem.help("name the public keys in `trusted_keys`"));
+    }
+    trust
+}
+
+fn plugins(root: &mut Table<'_>, trust: &Arc<PluginTrust>) -> Vec<PluginConfig> {
     let mut names: Vec<String> = Vec::new();
     root.sections("plugin", |table| {
         let name = table.required("name", "a unique name such as \"store-sqlite\"", name);
@@ -109,6 +122,7 @@ fn plugins(root: &mut Table<'_>) -> Vec<PluginConfig> {
         let default = PluginConfig::new(name.unwrap_or_default(), path.unwrap_or_default());
         let plugin = PluginConfig {
             sha256: table.optional("sha256", sha256),
+            trust: trust.clone(),
             required: table.or("required", default.required, boolean),
             deadline: table.or("deadline", default.deadline, duration(milliseconds(1)..=seconds(60))),
             max_in_flight: table.or("max_in_flight", 256, integer(1..=65_536)) as usize,

@@ -6,7 +6,7 @@
 //! an entry of [`Config::plugins`]. Nothing here holds a secret: keys are
 //! named by the files they lie in.
 
-use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use http::Uri;
 
@@ -25,6 +25,8 @@ pub struct Config {
     pub admin: AdminConfig,
     /// How the daemon ends.
     pub drain: DrainConfig,
+    /// Whose plugins are loaded; each of [`Config::plugins`] has it too.
+    pub trust: Arc<PluginTrust>,
     /// Plugins, in the order in which they are loaded. Names are unique.
     pub plugins: Vec<PluginConfig>,
     /// `Some` exactly when [`Roles::management`] is set.
@@ -86,6 +88,24 @@ pub struct DrainConfig {
     pub grace: Duration,
 }
 
+/// `[plugins]`: whose plugins are loaded.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PluginTrust {
+    /// Keys whose signatures count.
+    pub trusted_keys: Vec<TrustedKey>,
+    /// Whether a plugin without a signature by one of them is kept out.
+    pub require_signature: bool,
+}
+
+/// A minisign public key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TrustedKey {
+    /// Its base64 line.
+    Key(String),
+    /// A file that ends with that line, as `minisign -G` makes it.
+    File(PathBuf),
+}
+
 /// One `[[plugin]]`
 #[derive(Clone, PartialEq)]
 pub struct PluginConfig {
@@ -95,6 +115,8 @@ pub struct PluginConfig {
     pub path: PathBuf,
     /// What its SHA-256 must be, when it is pinned.
     pub sha256: Option<[u8; 32]>,
+    /// Whose signature it needs: `[plugins]`, the same for all.
+    pub trust: Arc<PluginTrust>,
     /// Whether the daemon refuses to start without it.
     pub required: bool,
     /// The longest an asynchronous call may take, with all its tries; one that takes longer counts as unavailable.
@@ -116,6 +138,7 @@ impl PluginConfig {
             name: name.into(),
             path: path.into(),
             sha256: None,
+            trust: Arc::default(),
             required: true,
             deadline: Duration::from_secs(2),
             max_in_flight: 256,
@@ -133,6 +156,7 @@ impl fmt::Debug for PluginConfig {
             name,
             path,
             sha256: _,
+            trust: _,
             required,
             deadline,
             max_in_flight,

@@ -13,8 +13,9 @@ use http::Uri;
 
 use super::{
     reader::{Node, Wrong},
-    types::KekSource,
+    types::{KekSource, TrustedKey},
 };
+use crate::plugin_host::is_public_key;
 
 /// A string that is not empty.
 pub(super) fn text(node: &Node<'_>) -> Result<String, Wrong> {
@@ -170,6 +171,20 @@ pub(super) fn sha256(node: &Node<'_>) -> Result<[u8; 32], Wrong> {
     let text = text(node)?;
     let bytes = HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok());
     bytes.ok_or_else(|| node.wrong(format_args!("is not a SHA-256: {text:?}"), expected))
+}
+
+/// A minisign public key, or the path of its file.
+pub(super) fn trusted_key(node: &Node<'_>) -> Result<TrustedKey, Wrong> {
+    let text = text(node)?;
+    if is_public_key(&text) {
+        return Ok(TrustedKey::Key(text));
+    }
+    // The first bytes of every key; nobody names a file like that.
+    if text.starts_with("RW") && text.len() >= 40 {
+        let expected = "the 56 characters of a minisign public key, or the path of its file";
+        return Err(node.wrong(format_args!("is not a minisign public key: {text:?}"), expected));
+    }
+    path(node).map(TrustedKey::File)
 }
 
 /// `SCHEME://HOST[:PORT]` without user, path or query.

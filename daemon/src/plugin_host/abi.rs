@@ -3,6 +3,7 @@
 
 use std::{
     error::Error,
+    fs::File,
     os::fd::{AsRawFd, IntoRawFd},
 };
 
@@ -23,8 +24,10 @@ use super::{
 
 /// Loads the bytes and takes the plugin's root, after its layout was checked.
 /// Runs the library's constructors: its hash and its version were compared before.
-pub(super) fn open(image: Image, name: &str) -> Result<PluginRootRef, PluginLoadError> {
+/// Also gives the memory file, from which another copy can be loaded.
+pub(super) fn open(image: Image, name: &str) -> Result<(PluginRootRef, File), PluginLoadError> {
     let file = image.into_memory_file(name)?;
+    let kept = file.try_clone().map_err(PluginLoadError::MemoryFile)?.into();
     // The name differs from that of every other plugin as long as the descriptor stays open. It must:
     // asked for a name that it knows, `dlopen` gives the library it has, whatever the name stands for now.
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
@@ -36,7 +39,7 @@ pub(super) fn open(image: Image, name: &str) -> Result<PluginRootRef, PluginLoad
     let _: i32 = file.into_raw_fd();
     let header = header(&library, &path);
     std::mem::forget(library);
-    root(header?)
+    Ok((root(header?)?, kept))
 }
 
 fn header(library: &Library, path: &str) -> Result<&'static LibHeader, PluginLoadError> {

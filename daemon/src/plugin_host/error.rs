@@ -1,6 +1,6 @@
 //! Why plugins do not load: one line each, saying what to do.
 
-use std::{io, time::Duration};
+use std::{io, path::PathBuf, time::Duration};
 
 use claviger_plugin_api::{InitError, description::API_VERSION};
 use data_encoding::HEXLOWER;
@@ -46,6 +46,17 @@ pub enum PluginLoadError {
         /// The file's hash.
         found: [u8; 32],
     },
+    /// A key of the configuration cannot be used.
+    #[error("plugins.trusted_keys: {0}")]
+    TrustedKey(String),
+    /// Its signature does not let it in.
+    #[error("signature {}: {why}", file.display())]
+    Signature {
+        /// The file of the signature.
+        file: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
     /// A library, and no plugin.
     #[error("not a Claviger plugin: the library has no section .claviger.plugin")]
     NotAPlugin,
@@ -80,6 +91,9 @@ pub enum PluginLoadError {
     /// What it delivered is not what it may deliver.
     #[error("the plugin delivered {0}")]
     Component(String),
+    /// It does not work. Asked only when it shall replace another version.
+    #[error("its {0} says that it cannot work: {1}")]
+    Health(&'static str, String),
     /// The host itself failed.
     #[error("the daemon could not load it: {0}")]
     Host(String),

@@ -3,7 +3,7 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::{self, Read, Write},
+    io::{self, Read, Seek, Write},
     os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
     path::Path,
 };
@@ -15,7 +15,8 @@ use rustix::{
     io::Errno,
 };
 
-use super::{elf, error::PluginLoadError};
+use super::{elf, error::PluginLoadError, signature::SignatureStatus};
+use crate::config::types::PluginTrust;
 
 /// The largest plugin in bytes.
 pub(super) const MAX_BYTES: u64 = 256 * 1024 * 1024;
@@ -42,9 +43,28 @@ impl Image {
         if bytes.len() as u64 > MAX_BYTES {
             return Err(PluginLoadError::TooLarge(metadata.len()));
         }
+        Ok(Self::new(bytes))
+    }
+
+    /// The bytes that were loaded before, from their memory file.
+    pub(super) fn again(mut file: &File) -> Result<Self, PluginLoadError> {
+        let mut read = || {
+            file.rewind()?;
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes).map(|_| bytes)
+        };
+        read().map(Self::new).map_err(PluginLoadError::MemoryFile)
+    }
+
+    fn new(bytes: Vec<u8>) -> Self {
         let mut sha256 = [0; 32];
         sha256.copy_from_slice(digest(&SHA256, &bytes).as_ref());
-        Ok(Self { bytes, sha256 })
+        Self { bytes, sha256 }
+    }
+
+    /// What the signature beside `path` is worth for these bytes. Reads files.
+    pub(super) fn signature(&self, path: &Path, trust: &PluginTrust) -> Result<SignatureStatus, PluginLoadError> {
+        SignatureStatus::of(path, &self.bytes, trust)
     }
 
     pub(super) fn sha256(&self) -> [u8; 32] {

@@ -6,7 +6,8 @@ use claviger_plugin_api::description::Description;
 use data_encoding::HEXLOWER;
 use serde::Serialize;
 
-use super::{error::PluginLoadError, image::Image, load::check_version};
+use super::{error::PluginLoadError, image::Image, load::check_version, signature::SignatureStatus};
+use crate::config::types::PluginTrust;
 
 /// What is known of a plugin file.
 #[derive(Debug, Clone, Serialize)]
@@ -17,6 +18,10 @@ pub struct PluginDescription {
     pub size: u64,
     /// Its SHA-256 in hex, for the `sha256` of the configuration.
     pub sha256: String,
+    /// What the signature beside it is worth.
+    pub signature: SignatureStatus,
+    /// The comment that is signed with it, escaped; of a trusted signature only.
+    pub signature_comment: Option<String>,
     /// What the plugin says of itself.
     #[serde(flatten)]
     pub description: Description,
@@ -30,10 +35,26 @@ pub struct PluginDescription {
 /// # Errors
 /// When the file cannot be read, or is no plugin.
 pub fn inspect(path: &Path) -> Result<PluginDescription, PluginLoadError> {
+    inspect_with(path, &PluginTrust::default())
+}
+
+/// As [`inspect`], for a daemon that trusts these keys.
+///
+/// # Errors
+/// As those of [`inspect`], and when a trusted key cannot be read.
+pub fn inspect_with(path: &Path, trust: &PluginTrust) -> Result<PluginDescription, PluginLoadError> {
     let image = Image::read(path)?;
     image.check_elf()?;
     let description = image.description()?;
-    let problem = check_version(&description.api).err().map(|error| error.to_string());
-    let sha256 = HEXLOWER.encode(&image.sha256());
-    Ok(PluginDescription { path: path.to_owned(), size: image.len(), sha256, description, problem })
+    let signature = image.signature(path, trust)?;
+    let problem = check_version(&description.api).and(signature.admit(path, trust));
+    Ok(PluginDescription {
+        path: path.to_owned(),
+        size: image.len(),
+        sha256: HEXLOWER.encode(&image.sha256()),
+        signature_comment: signature.comment().map(str::to_owned),
+        signature,
+        description,
+        problem: problem.err().map(|error| error.to_string()),
+    })
 }

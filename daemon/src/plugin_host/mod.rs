@@ -3,7 +3,9 @@
 //!
 //! - `elf`, `image`: what a file must be before anything of it is loaded, and how the hashed bytes become the loaded ones.
 //! - `abi`: the only module of the daemon that names `abi_stable`, and the only one with unsafe code.
+//! - `signature`: who vouches for a file.
 //! - `load`: one plugin from its configuration to its components.
+//! - `reload`: another version in the place of the one that runs.
 //! - `services`: what the host gives a plugin (log, metrics, clock, state store).
 //! - `guard`: the wrappers around components: measured, bounded, tried again, cut off, distrusted.
 //! - [`inspect`]: what a plugin file says of itself, without running it.
@@ -20,13 +22,16 @@ mod guard;
 mod image;
 pub mod inspect;
 mod load;
+mod reload;
 mod self_test;
 mod services;
+mod signature;
 mod status;
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    fs::File,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::SystemTime,
 };
 
@@ -37,9 +42,12 @@ use tracing::{error, info, warn};
 
 pub use crate::config::types::PluginConfig;
 pub use error::{PluginHostError, PluginLoadError};
-pub use status::{ComponentHealth, PluginState, PluginStatus, SuiteStatus};
+pub use reload::{ReloadError, Reloaded};
+pub use signature::SignatureStatus;
+pub(crate) use signature::is_public_key;
+pub use status::{ComponentHealth, FileStatus, PluginState, PluginStatus, SuiteStatus};
 
-use load::Loaded;
+use load::{Loaded, Opened};
 
 /// What plugins may ask of the host.
 #[derive(Clone)]
@@ -74,11 +82,24 @@ pub struct PluginHost {
     /// Which plugin serves a suite: the first one configured.
     suites: HashMap<u16, Arc<dyn CipherSuite>>,
     changes: watch::Sender<()>,
+    services: HostServices,
+    /// What plugins get, but for the one that it is of.
+    state: Option<Arc<dyn StateStore>>,
+    reloading: tokio::sync::Mutex<()>,
 }
 
 struct Entry {
-    status: PluginStatus,
+    name: String,
+    running: Mutex<Running>,
     loaded: Option<Loaded>,
+}
+
+/// What runs of a plugin: it changes with a reload.
+struct Running {
+    status: PluginStatus,
+    config: PluginConfig,
+    /// The library's bytes, when it was loaded.
+    memory: Option<Arc<File>>,
 }
 
 impl PluginHost {
@@ -119,8 +140,9 @@ impl PluginHost {
             }
             entries[i] = Some(entry);
         }
-        let host =
-            Self { suites: HashMap::new(), plugins: entries.into_iter().flatten().collect(), changes }.with_suites();
+        let plugins = entries.into_iter().flatten().collect();
+        let reloading = tokio::sync::Mutex::default();
+        let host = Self { suites: HashMap::new(), plugins, changes, services, state, reloading }.with_suites();
         match host.missing(configs) {
             missing if missing.is_empty() => Ok(host),
             missing => Err(PluginHostError::Required(missing)),
@@ -134,7 +156,7 @@ impl PluginHost {
 
     /// The suite of that number from one plugin.
     pub fn suite_from(&self, plugin: &str, id: u16) -> Option<Arc<dyn CipherSuite>> {
-        self.loaded(plugin)?.suites.iter().find(|(found, _)| *found == id).map(|(_, suite)| suite.clone())
+        self.loaded(plugin)?.suites.iter().find(|(found, _)| *found == id).map(|(_, suite)| suite.clone() as _)
     }
 
     /// The numbers of all suites, ascending.
@@ -146,32 +168,55 @@ impl PluginHost {
 
     /// The user store of a plugin.
     pub fn user_store(&self, plugin: &str) -> Option<Arc<dyn UserStore>> {
-        self.loaded(plugin)?.user_store.clone()
+        Some(self.loaded(plugin)?.user_store.clone()?)
     }
 
     /// The state store of a plugin.
     pub fn state_store(&self, plugin: &str) -> Option<Arc<dyn StateStore>> {
-        self.loaded(plugin)?.state_store.clone()
+        Some(self.loaded(plugin)?.state_store.clone()?)
     }
 
     /// The issuer of a plugin.
     pub fn issuer(&self, plugin: &str) -> Option<Arc<dyn KeyIssuer>> {
-        self.loaded(plugin)?.issuer.clone()
+        Some(self.loaded(plugin)?.issuer.clone()?)
     }
 
     /// The key custody of a plugin.
     pub fn custody(&self, plugin: &str) -> Option<Arc<dyn KeyCustody>> {
-        self.loaded(plugin)?.custody.clone()
+        Some(self.loaded(plugin)?.custody.clone()?)
     }
 
     /// All configured plugins in order, those that could not be loaded too.
     pub fn list(&self) -> Vec<PluginStatus> {
-        self.plugins.iter().map(|entry| entry.status.clone()).collect()
+        self.plugins.iter().map(|entry| entry.running().status.clone()).collect()
+    }
+
+    /// [`list`](Self::list), with what lies at each plugin's path now. Reads the files.
+    pub async fn list_with_files(&self) -> Vec<PluginStatus> {
+        let mut plugins = self.list();
+        for (entry, status) in self.plugins.iter().zip(&mut plugins) {
+            let (config, running) = (entry.running().config.clone(), status.sha256.clone());
+            let looked = load::blocking(move || Ok(FileStatus::of(&config, running.as_deref()))).await;
+            status.file = looked.ok();
+        }
+        plugins
+    }
+
+    /// Puts what `config` says into the place of the plugin of that name, without a call that
+    /// fails for it. Its `deadline`, `max_in_flight`, `retries` and `breaker_failures` stay what they
+    /// were at the start. Goes on to its end when the caller does not wait for it.
+    ///
+    /// # Errors
+    /// Why not; the version that ran goes on then, but for [`ReloadError::Lost`].
+    pub async fn reload(self: &Arc<Self>, config: PluginConfig) -> Result<Reloaded, ReloadError> {
+        let host = self.clone();
+        let done = tokio::spawn(async move { reload::reload(&host, config).await }).await;
+        done.unwrap_or_else(|error| Err(PluginLoadError::Host(error.to_string()).into()))
     }
 
     /// Asks every store, custody and issuer whether it can work: all at once, each within its deadline.
     pub async fn health(&self) -> Vec<ComponentHealth> {
-        let loaded = self.plugins.iter().filter_map(|entry| Some((&entry.status.name, entry.loaded.as_ref()?)));
+        let loaded = self.plugins.iter().filter_map(|entry| Some((&entry.name, entry.loaded.as_ref()?)));
         let mut questions = Vec::new();
         for (plugin, loaded) in loaded {
             let answer = move |component| move |answer| ComponentHealth::new(plugin, component, answer);
@@ -191,7 +236,15 @@ impl PluginHost {
     }
 
     fn loaded(&self, plugin: &str) -> Option<&Loaded> {
-        self.plugins.iter().find(|entry| entry.status.name == plugin)?.loaded.as_ref()
+        self.plugins.iter().find(|entry| entry.name == plugin)?.loaded.as_ref()
+    }
+
+    /// The state store for a plugin that is started: as it was at the start, not its own.
+    fn state_for(&self, plugin: &str) -> Option<Arc<dyn StateStore>> {
+        match &self.services.state {
+            StateSource::Plugin(name) if name == plugin => None,
+            _ => self.state.clone(),
+        }
     }
 
     fn with_suites(mut self) -> Self {
@@ -200,11 +253,11 @@ impl PluginHost {
             for (id, suite) in entry.loaded.iter().flat_map(|loaded| &loaded.suites) {
                 if let Some(first) = owner.get(id) {
                     warn!(
-                        plugin = entry.status.name,
+                        plugin = entry.name,
                         "suite {id:#06x} is served by plugin {first}, which is configured first"
                     );
                 } else {
-                    owner.insert(*id, &entry.status.name);
+                    owner.insert(*id, &entry.name);
                     self.suites.insert(*id, suite.clone());
                 }
             }
@@ -215,7 +268,7 @@ impl PluginHost {
     fn missing(&self, configs: &[PluginConfig]) -> Vec<String> {
         let both = self.plugins.iter().zip(configs);
         both.filter(|(entry, config)| config.required && entry.loaded.is_none())
-            .map(|(entry, _)| entry.status.line())
+            .map(|(entry, _)| entry.running().status.line())
             .collect()
     }
 }
@@ -228,7 +281,7 @@ impl Entry {
         changes: watch::Sender<()>,
     ) -> Self {
         let mut status = PluginStatus::new(config);
-        let loaded = match load::load(config, state, services, changes, &mut status).await {
+        let loaded = match Self::start(config, state, services, changes, &mut status).await {
             Ok(loaded) => {
                 let version = status.version.as_deref().unwrap_or_default();
                 info!(plugin = config.name, path = %config.path.display(), version, "plugin loaded");
@@ -240,7 +293,28 @@ impl Entry {
                 None
             }
         };
-        Self { status, loaded }
+        let (loaded, memory) = loaded.unzip();
+        let running = Running { status, config: config.clone(), memory: memory.map(Arc::new) };
+        Self { name: config.name.clone(), running: Mutex::new(running), loaded }
+    }
+
+    async fn start(
+        config: &PluginConfig,
+        state: Option<Arc<dyn StateStore>>,
+        services: &HostServices,
+        changes: watch::Sender<()>,
+        status: &mut PluginStatus,
+    ) -> Result<(Loaded, File), PluginLoadError> {
+        let checked = load::read(config, status).await?;
+        let opened = Opened::load(checked, &config.name).await?;
+        let components = opened.start(config, state, services).await?;
+        status.suites = load::suites(&components);
+        Ok((Loaded::new(config, components, changes), opened.memory))
+    }
+
+    /// Each change of it leaves it whole.
+    fn running(&self) -> MutexGuard<'_, Running> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -35,7 +35,7 @@ pub(super) struct PluginServices {
 
 impl PluginServices {
     pub(super) fn new(plugin: &str, clock: Arc<dyn Fn() -> SystemTime + Send + Sync>) -> Self {
-        // A callsite lives for ever. There are five for each configured plugin, whatever it logs.
+        // A callsite lives for ever, as its library does. There are five for each start of a plugin, whatever it logs.
         let target: &'static str = format!("plugin::{plugin}").leak();
         let callsites = LEVELS.map(|level| PluginCallsite::register(target, level));
         Self { plugin: plugin.into(), clock, callsites, metrics: AtomicUsize::new(0) }

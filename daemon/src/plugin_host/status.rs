@@ -8,6 +8,8 @@ use serde::Serialize;
 use super::{
     PluginConfig,
     error::{PluginLoadError, one_line},
+    inspect::inspect_with,
+    signature::SignatureStatus,
 };
 
 /// A configured plugin.
@@ -27,9 +29,30 @@ pub struct PluginStatus {
     pub provides: Vec<Component>,
     /// The cipher suites it delivered.
     pub suites: Vec<SuiteStatus>,
+    /// What the signature of the file was worth, when it could be read.
+    pub signature: Option<SignatureStatus>,
+    /// The comment that is signed with it, escaped; of a trusted signature only.
+    pub signature_comment: Option<String>,
+    /// The file as it is now, where that was asked for.
+    pub file: Option<FileStatus>,
     /// Whether it is in use.
     #[serde(flatten)]
     pub state: PluginState,
+}
+
+/// The file of a plugin as it is now: what a restart, or `plugin reload`, would find.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FileStatus {
+    /// Whether it is another one than the plugin that runs.
+    pub differs: bool,
+    /// SHA-256 of the file in hex.
+    pub sha256: Option<String>,
+    /// The plugin's version.
+    pub version: Option<String>,
+    /// What its signature is worth.
+    pub signature: Option<SignatureStatus>,
+    /// Why it would not be loaded, as far as the file shows.
+    pub problem: Option<String>,
 }
 
 /// Whether a plugin is in use.
@@ -78,6 +101,9 @@ impl PluginStatus {
             api: None,
             provides: Vec::new(),
             suites: Vec::new(),
+            signature: None,
+            signature_comment: None,
+            file: None,
             state: PluginState::Loaded,
         }
     }
@@ -92,6 +118,28 @@ impl PluginStatus {
         match &self.state {
             PluginState::Loaded => format!("{}: loaded", self.name),
             PluginState::Failed { reason } => format!("{} ({}): {reason}", self.name, self.path.display()),
+        }
+    }
+}
+
+impl FileStatus {
+    /// Of the file that `config` names; `running` is the hash of the plugin that runs. Reads it.
+    pub(super) fn of(config: &PluginConfig, running: Option<&str>) -> Self {
+        match inspect_with(&config.path, &config.trust) {
+            Ok(found) => Self {
+                differs: running != Some(found.sha256.as_str()),
+                sha256: Some(found.sha256),
+                version: Some(one_line(&found.description.version)),
+                signature: Some(found.signature),
+                problem: found.problem,
+            },
+            Err(error) => Self {
+                differs: true,
+                sha256: None,
+                version: None,
+                signature: None,
+                problem: Some(one_line(&error.to_string())),
+            },
         }
     }
 }

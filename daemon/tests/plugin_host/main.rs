@@ -7,7 +7,9 @@ mod calls;
 mod contract;
 mod files;
 mod limits;
+mod reload;
 mod services;
+mod signatures;
 mod support;
 
 #[global_allocator]

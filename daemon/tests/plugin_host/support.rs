@@ -13,6 +13,7 @@ use claviger_daemon::plugin_host::{HostServices, PluginConfig, PluginHost, Plugi
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
 pub(crate) const CIPHER: &str = "claviger-cipher-aws-lc";
+pub(crate) const SQLITE: &str = "claviger-store-sqlite";
 pub(crate) const MISBEHAVING: &str = "claviger-test-misbehaving";
 pub(crate) const OTHER_MAJOR: &str = "claviger-test-other-major";
 

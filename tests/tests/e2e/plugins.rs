@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io::Write,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -114,4 +115,109 @@ fn inspect_says_what_a_file_is() {
     let kek = running.deployment.directory().join("kek.key").display().to_string();
     let output = running.deployment.clavigerd(&["plugin", "inspect", &kek]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
+}
+
+/// Copies the plugins of a configuration beside it, so that they can be replaced.
+fn own_plugins(running: &crate::support::Running, names: &[&str]) {
+    let file = running.deployment.configuration(0);
+    let mut text = fs::read_to_string(&file).unwrap();
+    for name in names {
+        let built = running.deployment.binaries().plugin(name);
+        fs::copy(&built, running.deployment.directory().join(format!("{name}.so"))).unwrap();
+        text = text.replace(&built.display().to_string(), &format!("{name}.so"));
+    }
+    fs::write(file, text).unwrap();
+}
+
+#[test]
+fn plugins_are_replaced_while_users_sign_on() {
+    const PLUGINS: [&str; 3] = ["cipher-aws-lc", "store-sqlite", "issuer-opaque"];
+    let mut running = start(Layout::AllInOne);
+    running.deployment.stop().unwrap();
+    own_plugins(&running, &PLUGINS);
+    running.deployment.start().unwrap();
+    let terminals: Vec<_> = ["ann", "bob"].map(|user| running.deployment.enrolled(user).unwrap()).into();
+    let (stop, done) = (AtomicBool::new(false), AtomicU64::new(0));
+    let deployment = &running.deployment;
+    let plugin = |name: &str| deployment.directory().join(format!("{name}.so"));
+    let reload = |name: &str| deployment.clavigerd(&["plugin", "reload", name, "--json"]).output().unwrap();
+    let list = |name: &str| {
+        let list: Value = serde_json::from_str(&deployment.admin(&["plugin", "list", "--json"]).unwrap()).unwrap();
+        list["plugins"].as_array().unwrap().iter().find(|plugin| plugin["name"] == name).unwrap().clone()
+    };
+    std::thread::scope(|scope| {
+        let users: Vec<_> = terminals
+            .iter()
+            .map(|terminal| {
+                scope.spawn(|| {
+                    while !stop.load(Ordering::Relaxed) {
+                        terminal.run(&["sign-on", SERVICE]).unwrap();
+                        done.fetch_add(1, Ordering::Relaxed);
+                    }
+                })
+            })
+            .collect();
+        for name in PLUGINS {
+            let whole = fs::read(plugin(name)).unwrap();
+            let put = |bytes: &[u8]| {
+                let new = plugin(name).with_extension("new");
+                fs::write(&new, bytes).unwrap();
+                fs::rename(new, plugin(name)).unwrap();
+            };
+            put(&whole[..whole.len() / 2]);
+            let refused = reload(name);
+            assert_eq!(refused.status.code(), Some(1));
+            assert!(String::from_utf8_lossy(&refused.stderr).contains("cut short"), "{refused:?}");
+            put(&[&whole[..], b"2"].concat());
+            assert_eq!(list(name)["file"]["differs"], true);
+            let replaced = reload(name);
+            let text = String::from_utf8_lossy(&replaced.stderr);
+            assert!(replaced.status.success(), "{text}{}", deployment.logs());
+            let said: Value = serde_json::from_slice(&replaced.stdout).unwrap();
+            let status = list(name);
+            assert_eq!((&status["file"]["differs"], &status["sha256"]), (&Value::Bool(false), &said["now"]["sha256"]));
+            assert_ne!(said["before"]["sha256"], said["now"]["sha256"]);
+            let (seen, start) = (done.load(Ordering::Relaxed), Instant::now());
+            while done.load(Ordering::Relaxed) < seen + 3 {
+                let dead = users.iter().any(|user| user.is_finished());
+                assert!(!dead && start.elapsed() < Duration::from_secs(120), "{}", deployment.logs());
+                sleep(Duration::from_millis(20));
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    let logs = running.deployment.logs();
+    let audited = |result: &str| logs.lines().filter(|l| l.contains("plugin.reload") && l.contains(result)).count();
+    assert_eq!((audited("\"done\""), audited("\"refused\"")), (PLUGINS.len(), PLUGINS.len()), "{logs}");
+}
+
+#[test]
+fn pinning_changes_the_hashes_and_what_is_pinned_starts() {
+    let mut running = start(Layout::AllInOne);
+    running.deployment.stop().unwrap();
+    own_plugins(&running, &["cipher-aws-lc"]);
+    let file = running.deployment.configuration(0);
+    let before = format!("# by hand\n{}", fs::read_to_string(&file).unwrap());
+    fs::write(&file, &before).unwrap();
+    let shown = running.deployment.admin(&["plugin", "pin", "--dry-run"]).unwrap();
+    assert_eq!(fs::read_to_string(&file).unwrap(), before);
+    assert_eq!(shown.lines().filter(|line| line.starts_with("+ ")).count(), 3, "{shown}");
+    assert_eq!(running.deployment.admin(&["plugin", "pin"]).unwrap(), shown);
+    let after = fs::read_to_string(&file).unwrap();
+    let kept: String = after.lines().filter(|l| !l.starts_with("sha256 = ")).map(|l| format!("{l}\n")).collect();
+    assert_eq!(kept, before);
+    running.deployment.start().unwrap();
+    running.deployment.stop().unwrap();
+
+    let cipher = running.deployment.directory().join("cipher-aws-lc.so");
+    let mut bytes = fs::read(&cipher).unwrap();
+    bytes.push(1);
+    fs::write(&cipher, &bytes).unwrap();
+    assert!(running.deployment.start().unwrap_err().contains("the configuration demands"));
+    running.deployment.admin(&["plugin", "pin", "cipher-aws-lc"]).unwrap();
+    running.deployment.start().unwrap();
+    fs::write(&cipher, "no library").unwrap();
+    let refused = running.deployment.clavigerd(&["plugin", "pin"]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("not a shared library"), "{refused:?}");
 }

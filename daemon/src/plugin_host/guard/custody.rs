@@ -1,5 +1,7 @@
 //! The guard of key custody.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use claviger_plugin_api::{KeyCustody, KeyId, MAX_TOKEN, MacRequest, PluginError, SecretBytes};
 
@@ -17,7 +19,7 @@ pub(in super::super) struct GuardedCustody<C> {
 }
 
 impl<C: KeyCustody> GuardedCustody<C> {
-    pub(in super::super) fn new(shared: &Shared, custody: C) -> Self {
+    pub(in super::super) fn new(shared: &Shared, custody: Arc<C>) -> Self {
         let guard = Guard::new(shared.clone(), "custody", "custody.health", custody, |custody| custody.health());
         Self {
             keep: guard.write("custody.keep"),
@@ -30,13 +32,18 @@ impl<C: KeyCustody> GuardedCustody<C> {
             guard,
         }
     }
+
+    /// Where its component can be replaced.
+    pub(in super::super) fn guard(&self) -> &Guard<C> {
+        &self.guard
+    }
 }
 
 #[async_trait]
 impl<C: KeyCustody> KeyCustody for GuardedCustody<C> {
     async fn keep(&self, id: KeyId, key: SecretBytes) -> Result<Vec<u8>, PluginError> {
         let check = |token: &Vec<u8>| ensure(token.len() <= MAX_TOKEN, || format!("a token of {} bytes", token.len()));
-        self.guard.run(&self.keep, |custody| custody.keep(id, key.clone()), check).await
+        self.guard.run(&self.keep, |custody| custody.0.keep(id, key.clone()), check).await
     }
 
     async fn mac(&self, requests: &[MacRequest]) -> Result<Vec<Option<SecretBytes>>, PluginError> {
@@ -47,30 +54,30 @@ impl<C: KeyCustody> KeyCustody for GuardedCustody<C> {
                 ensure(length.is_none_or(|length| length == request.hash_len), || "a MAC of the wrong length".into())
             })
         };
-        self.guard.run(&self.mac, |custody| custody.mac(requests), check).await
+        self.guard.run(&self.mac, |custody| custody.0.mac(requests), check).await
     }
 
     async fn destroy(&self, ids: &[KeyId]) -> Result<(), PluginError> {
-        self.guard.run(&self.destroy, |custody| custody.destroy(ids), |()| Ok(())).await
+        self.guard.run(&self.destroy, |custody| custody.0.destroy(ids), |()| Ok(())).await
     }
 
     async fn keys(&self, after: Option<KeyId>, limit: usize) -> Result<Vec<KeyId>, PluginError> {
         let check = |keys: &Vec<KeyId>| rising(keys.iter().copied(), after, limit);
-        self.guard.run(&self.keys, |custody| custody.keys(after, limit), check).await
+        self.guard.run(&self.keys, |custody| custody.0.keys(after, limit), check).await
     }
 
     async fn derive(&self, context: &[u8]) -> Result<SecretBytes, PluginError> {
         let check =
             |secret: &SecretBytes| ensure(secret.expose().len() == 32, || "a secret of the wrong length".into());
-        self.guard.run(&self.derive, |custody| custody.derive(context), check).await
+        self.guard.run(&self.derive, |custody| custody.0.derive(context), check).await
     }
 
     async fn initialise(&self) -> Result<String, PluginError> {
-        self.guard.run(&self.initialise, |custody| custody.initialise(), |_| Ok(())).await
+        self.guard.run(&self.initialise, |custody| custody.0.initialise(), |_| Ok(())).await
     }
 
     async fn status(&self) -> Result<String, PluginError> {
-        self.guard.run(&self.status, |custody| custody.status(), |_| Ok(())).await
+        self.guard.run(&self.status, |custody| custody.0.status(), |_| Ok(())).await
     }
 
     async fn health(&self) -> Result<(), PluginError> {

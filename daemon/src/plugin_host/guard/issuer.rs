@@ -1,5 +1,7 @@
 //! The guard of an issuer.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use claviger_plugin_api::{IssueRequest, IssuedKey, KeyIssuer, KeyKind, PluginError, Presented, Session, Verified};
 
@@ -15,7 +17,7 @@ pub(in super::super) struct GuardedIssuer<I> {
 }
 
 impl<I: KeyIssuer> GuardedIssuer<I> {
-    pub(in super::super) fn new(shared: &Shared, kind: KeyKind, issuer: I) -> Self {
+    pub(in super::super) fn new(shared: &Shared, kind: KeyKind, issuer: Arc<I>) -> Self {
         let guard = Guard::new(shared.limits_only(), "issuer", "issuer.health", issuer, |issuer| issuer.health());
         Self {
             issue: guard.write("issuer.issue"),
@@ -25,6 +27,11 @@ impl<I: KeyIssuer> GuardedIssuer<I> {
             guard,
             kind,
         }
+    }
+
+    /// Where its component can be replaced.
+    pub(in super::super) fn guard(&self) -> &Guard<I> {
+        &self.guard
     }
 }
 
@@ -43,7 +50,7 @@ impl<I: KeyIssuer> KeyIssuer for GuardedIssuer<I> {
             key_id(&issued.key_id)?;
             key(kind, issued.key.expose())
         };
-        self.guard.run(&self.issue, |issuer| issuer.issue(request.clone()), check).await
+        self.guard.run(&self.issue, |issuer| issuer.0.issue(request.clone()), check).await
     }
 
     async fn verify(&self, presented: &Presented) -> Result<Verified, PluginError> {
@@ -51,11 +58,11 @@ impl<I: KeyIssuer> KeyIssuer for GuardedIssuer<I> {
             Verified::Session(found) => session(presented, found),
             _ => Ok(()),
         };
-        self.guard.run(&self.verify, |issuer| issuer.verify(presented), check).await
+        self.guard.run(&self.verify, |issuer| issuer.0.verify(presented), check).await
     }
 
     async fn revoke(&self, key_id: &[u8]) -> Result<bool, PluginError> {
-        self.guard.run(&self.revoke, |issuer| issuer.revoke(key_id), |_| Ok(())).await
+        self.guard.run(&self.revoke, |issuer| issuer.0.revoke(key_id), |_| Ok(())).await
     }
 
     async fn published(&self) -> Result<Option<String>, PluginError> {
@@ -63,7 +70,7 @@ impl<I: KeyIssuer> KeyIssuer for GuardedIssuer<I> {
             let len = text.as_ref().map_or(0, String::len);
             ensure(len <= MAX_PUBLISHED, || format!("{len} bytes to publish"))
         };
-        self.guard.run(&self.published, |issuer| issuer.published(), check).await
+        self.guard.run(&self.published, |issuer| issuer.0.published(), check).await
     }
 
     async fn health(&self) -> Result<(), PluginError> {

@@ -11,6 +11,9 @@
 //! for a write may have happened. A store or custody that fails again and again
 //! is cut off by its [`Breaker`] until it says that it can work.
 //!
+//! A guard outlives its component, which can be replaced while calls come
+//! ([`Guard::swap`], [`Guard::hold`]): the roles notice nothing.
+//!
 //! A deadline ends a call that waits. One that blocks its thread cannot be
 //! ended, which is why the contract forbids it.
 
@@ -24,21 +27,23 @@ mod warnings;
 
 use std::{
     future::Future,
+    marker::PhantomData,
     pin::Pin,
     sync::{Arc, Weak},
     time::Duration,
 };
 
+use arc_swap::ArcSwapOption;
 use aws_lc_rs::rand;
 use claviger_plugin_api::PluginError;
 use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 use tokio::{
-    sync::{Semaphore, SemaphorePermit, watch},
-    time::{Instant, sleep, timeout_at},
+    sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, watch},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 use tracing::{debug, error, info, warn};
 
-pub(super) use cipher::GuardedSuite;
+pub(super) use cipher::{GuardedSuite, Tested};
 pub(super) use custody::GuardedCustody;
 pub(super) use issuer::GuardedIssuer;
 pub(super) use state_store::GuardedStateStore;
@@ -81,20 +86,24 @@ impl Shared {
 }
 
 /// A component behind its limits.
-struct Guard<C>(Arc<Inner<C>>);
+pub(super) struct Guard<C>(Arc<Inner<C>>);
 
 struct Inner<C> {
     shared: Shared,
     /// Such as `user_store`.
     kind: &'static str,
-    component: C,
-    places: Semaphore,
+    /// `None` while it is replaced by one that cannot run beside it: then every place is held.
+    component: ArcSwapOption<C>,
+    places: Arc<Semaphore>,
     breaker: Breaker,
     circuit_open: Gauge,
     circuit_opened: Counter,
     ask_health: for<'a> fn(&'a C) -> Answer<'a, ()>,
     health: Call,
 }
+
+/// A component for the time of one call, with the arguments that outlive it.
+struct Lent<'c, 'a: 'c, C>(&'c C, PhantomData<&'a ()>);
 
 /// An answer of a component that is waited for.
 type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, PluginError>> + Send + 'a>>;
@@ -137,23 +146,39 @@ impl<C: Send + Sync + 'static> Guard<C> {
         shared: Shared,
         kind: &'static str,
         health: &'static str,
-        component: C,
+        component: Arc<C>,
         ask_health: for<'a> fn(&'a C) -> Answer<'a, ()>,
     ) -> Self {
         let plugin = || shared.plugin.to_string();
         let circuit_open = gauge!(CIRCUIT_OPEN, "plugin" => plugin(), "component" => kind);
         circuit_open.set(0.0);
         Self(Arc::new(Inner {
-            places: Semaphore::new(shared.max_in_flight),
+            places: Arc::new(Semaphore::new(shared.max_in_flight)),
             breaker: Breaker::new(shared.breaker_failures),
             circuit_open,
             circuit_opened: counter!(CIRCUIT_OPENED, "plugin" => plugin(), "component" => kind),
             health: Call::new(&shared.plugin, health, true),
             shared,
             kind,
-            component,
+            component: ArcSwapOption::new(Some(component)),
             ask_health,
         }))
+    }
+
+    /// Gives calls from now on to `component`, and the one before back; calls
+    /// that are on their way end with that one.
+    pub(super) fn swap(&self, component: Option<Arc<C>>) -> Option<Arc<C>> {
+        self.0.component.swap(component)
+    }
+
+    /// Waits for the calls on their way and has all others wait, until what is
+    /// returned is dropped. `None` when they do not end within the deadline.
+    pub(super) async fn hold(&self) -> Option<OwnedSemaphorePermit> {
+        let shared = &self.0.shared;
+        // No configuration has more than fits.
+        let all = u32::try_from(shared.max_in_flight).unwrap_or(u32::MAX);
+        let held = timeout(shared.deadline, self.0.places.clone().acquire_many_owned(all)).await;
+        held.ok()?.ok()
     }
 
     /// A call that changes nothing, such as `user_store.get`.
@@ -168,15 +193,15 @@ impl<C: Send + Sync + 'static> Guard<C> {
 
     async fn health(&self) -> Result<(), PluginError> {
         let inner = &*self.0;
-        self.run(&inner.health, inner.ask_health, |()| Ok(())).await
+        self.run(&inner.health, |component| (inner.ask_health)(component.0), |()| Ok(())).await
     }
 
     /// Makes a call by `ask`, as often as need be, and judges its answer by
     /// `check`, which says how it breaks the contract.
     async fn run<'a, T: Send>(
-        &'a self,
+        &self,
         call: &Call,
-        ask: impl Fn(&'a C) -> Answer<'a, T> + Send + Sync,
+        ask: impl for<'c> Fn(Lent<'c, 'a, C>) -> Answer<'c, T> + Send + Sync,
         check: impl FnOnce(&T) -> Result<(), String> + Send,
     ) -> Result<T, PluginError> {
         let inner = &*self.0;
@@ -229,6 +254,12 @@ impl<C: Send + Sync + 'static> Guard<C> {
 }
 
 impl<C> Inner<C> {
+    /// It may be missing for a probe, which holds no place, and for ever where none could be started any more.
+    fn component(&self) -> Result<Arc<C>, PluginError> {
+        let none = || PluginError::Unavailable("it was stopped to be replaced, and does not run".into());
+        self.component.load_full().ok_or_else(none)
+    }
+
     /// A place among the calls in flight: *busy* when none becomes free until `end`.
     async fn place(&self, call: &Call, end: Instant) -> Result<SemaphorePermit<'_>, PluginError> {
         if let Ok(place) = self.places.try_acquire() {
@@ -244,15 +275,16 @@ impl<C> Inner<C> {
     }
 
     async fn tries<'a, T>(
-        &'a self,
+        &self,
         call: &Call,
         end: Instant,
-        ask: impl Fn(&'a C) -> Answer<'a, T>,
+        ask: impl for<'c> Fn(Lent<'c, 'a, C>) -> Answer<'c, T>,
     ) -> Result<T, PluginError> {
+        let component = self.component()?;
         // Why the last try failed, where that says more than that the next one found no time.
         let mut reason = None;
         for retry in 0.. {
-            let Ok(answer) = timeout_at(end, ask(&self.component)).await else { break };
+            let Ok(answer) = timeout_at(end, ask(Lent(&component, PhantomData))).await else { break };
             let error = match answer {
                 Ok(value) => return Ok(value),
                 Err(error) => tidy(error),
@@ -280,7 +312,10 @@ impl<C> Inner<C> {
     async fn probe(&self) -> Result<(), PluginError> {
         let measured = Measured::start(&self.health);
         let end = measured.start + self.shared.deadline;
-        let answer = timeout_at(end, (self.ask_health)(&self.component)).await;
+        let answer = match self.component() {
+            Ok(component) => timeout_at(end, (self.ask_health)(&component)).await,
+            Err(none) => Ok(Err(none)),
+        };
         let answer = answer.unwrap_or(Err(PluginError::DeadlineExceeded)).map_err(tidy);
         measured.end(outcome(&answer));
         answer

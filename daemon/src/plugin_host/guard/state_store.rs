@@ -1,6 +1,6 @@
 //! The guard of a state store.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use claviger_plugin_api::{PluginError, StateStore};
@@ -16,7 +16,7 @@ pub(in super::super) struct GuardedStateStore<S> {
 }
 
 impl<S: StateStore> GuardedStateStore<S> {
-    pub(in super::super) fn new(shared: &Shared, store: S) -> Self {
+    pub(in super::super) fn new(shared: &Shared, store: Arc<S>) -> Self {
         let guard = Guard::new(shared.clone(), "state_store", "state_store.health", store, |store| store.health());
         Self {
             put_new: guard.write("state_store.put_new"),
@@ -26,24 +26,29 @@ impl<S: StateStore> GuardedStateStore<S> {
             guard,
         }
     }
+
+    /// Where its component can be replaced.
+    pub(in super::super) fn guard(&self) -> &Guard<S> {
+        &self.guard
+    }
 }
 
 #[async_trait]
 impl<S: StateStore> StateStore for GuardedStateStore<S> {
     async fn put_new(&self, key: &str, value: &[u8], lifetime: Duration) -> Result<bool, PluginError> {
-        self.guard.run(&self.put_new, |store| store.put_new(key, value, lifetime), |_| Ok(())).await
+        self.guard.run(&self.put_new, |store| store.0.put_new(key, value, lifetime), |_| Ok(())).await
     }
 
     async fn get(&self, key: &str) -> Result<Option<Vec<u8>>, PluginError> {
-        self.guard.run(&self.get, |store| store.get(key), short_enough).await
+        self.guard.run(&self.get, |store| store.0.get(key), short_enough).await
     }
 
     async fn update(&self, key: &str, expected: &[u8], value: &[u8], lifetime: Duration) -> Result<bool, PluginError> {
-        self.guard.run(&self.update, |store| store.update(key, expected, value, lifetime), |_| Ok(())).await
+        self.guard.run(&self.update, |store| store.0.update(key, expected, value, lifetime), |_| Ok(())).await
     }
 
     async fn take(&self, key: &str) -> Result<Option<Vec<u8>>, PluginError> {
-        self.guard.run(&self.take, |store| store.take(key), short_enough).await
+        self.guard.run(&self.take, |store| store.0.take(key), short_enough).await
     }
 
     async fn health(&self) -> Result<(), PluginError> {

@@ -1,5 +1,7 @@
 //! The guard of a user store.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use claviger_plugin_api::{
     CounterPosition, CounterUse, Cursor, MAX_VALUE, Page, PluginError, Put, Record, Scan, UserStore, Verdict, Written,
@@ -20,7 +22,7 @@ pub(in super::super) struct GuardedUserStore<S> {
 }
 
 impl<S: UserStore> GuardedUserStore<S> {
-    pub(in super::super) fn new(shared: &Shared, store: S) -> Self {
+    pub(in super::super) fn new(shared: &Shared, store: Arc<S>) -> Self {
         let guard = Guard::new(shared.clone(), "user_store", "user_store.health", store, |store| store.health());
         Self {
             get: guard.read("user_store.get"),
@@ -34,27 +36,32 @@ impl<S: UserStore> GuardedUserStore<S> {
             guard,
         }
     }
+
+    /// Where its component can be replaced.
+    pub(in super::super) fn guard(&self) -> &Guard<S> {
+        &self.guard
+    }
 }
 
 #[async_trait]
 impl<S: UserStore> UserStore for GuardedUserStore<S> {
     async fn get(&self, keys: &[String]) -> Result<Vec<Option<Record>>, PluginError> {
-        self.guard.run(&self.get, |store| store.get(keys), |records| answers(keys, records)).await
+        self.guard.run(&self.get, |store| store.0.get(keys), |records| answers(keys, records)).await
     }
 
     async fn put(&self, put: Put) -> Result<Written, PluginError> {
         let expected = put.expected;
         self.guard
-            .run(&self.put, |store| store.put(put.clone()), |w| written(w, expected, expected.wrapping_add(1)))
+            .run(&self.put, |store| store.0.put(put.clone()), |w| written(w, expected, expected.wrapping_add(1)))
             .await
     }
 
     async fn delete(&self, key: &str, expected: u64) -> Result<Written, PluginError> {
-        self.guard.run(&self.delete, |store| store.delete(key, expected), |w| written(w, expected, 0)).await
+        self.guard.run(&self.delete, |store| store.0.delete(key, expected), |w| written(w, expected, 0)).await
     }
 
     async fn scan(&self, scan: Scan) -> Result<Page, PluginError> {
-        self.guard.run(&self.scan, |store| store.scan(scan.clone()), |found| page(&scan, found)).await
+        self.guard.run(&self.scan, |store| store.0.scan(scan.clone()), |found| page(&scan, found)).await
     }
 
     async fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<Record>, PluginError> {
@@ -62,7 +69,7 @@ impl<S: UserStore> UserStore for GuardedUserStore<S> {
             rising(records.iter().map(|record| record.key.as_str()), after, limit)?;
             records.iter().try_for_each(record)
         };
-        self.guard.run(&self.list, |store| store.list(after, limit), check).await
+        self.guard.run(&self.list, |store| store.0.list(after, limit), check).await
     }
 
     async fn consume(&self, uses: &[CounterUse]) -> Result<Vec<Verdict>, PluginError> {
@@ -71,18 +78,18 @@ impl<S: UserStore> UserStore for GuardedUserStore<S> {
                 format!("{} verdicts on {} uses of counters", verdicts.len(), uses.len())
             })
         };
-        self.guard.run(&self.consume, |store| store.consume(uses), check).await
+        self.guard.run(&self.consume, |store| store.0.consume(uses), check).await
     }
 
     async fn forget_counters(&self, credential: [u8; 16]) -> Result<(), PluginError> {
-        self.guard.run(&self.forget_counters, |store| store.forget_counters(credential), |()| Ok(())).await
+        self.guard.run(&self.forget_counters, |store| store.0.forget_counters(credential), |()| Ok(())).await
     }
 
     async fn counters(&self, after: Option<CounterPosition>, limit: usize) -> Result<Vec<CounterUse>, PluginError> {
         let position =
             |row: &CounterUse| CounterPosition { credential: row.credential, epoch: row.epoch, counter: row.counter };
         let check = |rows: &Vec<CounterUse>| rising(rows.iter().map(position), after, limit);
-        self.guard.run(&self.counters, |store| store.counters(after, limit), check).await
+        self.guard.run(&self.counters, |store| store.0.counters(after, limit), check).await
     }
 
     async fn health(&self) -> Result<(), PluginError> {
