@@ -7,6 +7,7 @@ use super::{
     daemon::{block_on, client},
     failure::Failure,
     output::{Lines, Output},
+    plugin_new, plugin_test,
 };
 use crate::plugin_host::inspect::{PluginDescription, inspect};
 
@@ -16,6 +17,8 @@ pub(super) fn plugin(command: &PluginCommand, common: &Common, output: &Output) 
             let plugin = inspect(file).map_err(|e| Failure::failed(format!("{}: {e}", file.display())))?;
             output.answer(&plugin, show)
         }
+        PluginCommand::New(new) => plugin_new::plugin_new(new, output),
+        PluginCommand::Test(test) => plugin_test::plugin_test(test, common, output),
         PluginCommand::List => {
             let client = client(common)?;
             let plugins = block_on(async { Ok(client.plugins().await?) })?;
