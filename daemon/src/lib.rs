@@ -10,6 +10,7 @@
 //! - [`telemetry`]: logs, metrics, health.
 //! - [`pki`]: development certificates.
 //! - [`transfer`]: a realm from one store into another, into an encrypted backup, and back.
+//! - [`conformance`]: the conformance suites on a built plugin, each check in a process of its own.
 //! - [`suites`], [`state`], [`clock`]: cipher suites of a role, the state store in memory, the time.
 //!
 //! `management` and `service` do not know each other: where one process has
@@ -22,6 +23,7 @@ pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod conformance;
 pub mod management;
 pub mod net;
 pub mod pki;

@@ -27,6 +27,11 @@ mod store;
 #[cfg(feature = "testkit")]
 pub mod testkit;
 
+/// The examples of the guide for authors, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/plugin-guide.md")]
+mod guide {}
+
 pub use async_trait::async_trait;
 
 pub use cipher::{CipherSuite, SuiteInfo};

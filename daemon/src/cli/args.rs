@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{config::parse_duration, management::kek::KekId};
 
@@ -121,7 +121,7 @@ pub enum Command {
         keep_keys: bool,
     },
 
-    /// Plugins: inspect a file, pin hashes, list or replace those of the running daemon
+    /// Plugins: inspect a file, pin hashes, list or replace those of the running daemon; for authors: begin one, test one
     Plugin {
         /// What to do with plugins.
         #[command(subcommand)]
@@ -317,6 +317,73 @@ pub enum PluginCommand {
         /// The plugin's name in the configuration
         name: String,
     },
+    /// Begin a plugin: write a crate that builds, with tests that pass
+    ///
+    /// The crate lies anywhere and belongs to no workspace. It is built against claviger-plugin-api,
+    /// which is not on crates.io: --api says where it is.
+    #[command(after_help = NEW_EXAMPLES)]
+    New(NewPlugin),
+    /// Test a built plugin: the conformance suites of all that it delivers
+    ///
+    /// Loads the library as the daemon does. Each check has a process of its own, so a plugin that
+    /// aborts or hangs fails that check alone. Exits with 1 where a check fails.
+    ///
+    /// --config is here the plugin's own settings, as in [plugin.config]: a JSON object, or a file *.json.
+    /// A store must be new and empty for each check: write {fresh} where its path stands, for which a
+    /// new directory is put in each time, or {unique} for a name; --prepare makes what else it needs.
+    #[command(after_help = TEST_EXAMPLES)]
+    Test(TestPlugin),
+}
+
+/// `clavigerd plugin new`
+#[derive(Debug, Args)]
+pub struct NewPlugin {
+    /// Name of the crate and of the plugin: a-z 0-9 - _, beginning with a letter
+    #[arg(value_parser = crate_name)]
+    pub name: String,
+    /// What it is to deliver
+    #[arg(long, value_enum)]
+    pub kind: PluginKind,
+    /// Where the crate is to lie; must be empty or not there [default: NAME in the current directory]
+    #[arg(long, value_name = "DIR")]
+    pub path: Option<PathBuf>,
+    /// claviger-plugin-api: its directory, the URL of a Git repository, or a version of a registry [default: the source
+    /// tree of this clavigerd where it is still there, otherwise this version]
+    #[arg(long, value_name = "PATH_OR_VERSION")]
+    pub api: Option<String>,
+}
+
+/// What a new plugin delivers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PluginKind {
+    /// A cipher suite: AES-256-GCM with SHA-256, on aws-lc
+    Cipher,
+    /// A user store: one journal file
+    Store,
+    /// An issuer of service authentication keys: opaque keys, of which the hash is kept
+    Issuer,
+}
+
+/// `clavigerd plugin test`
+#[derive(Debug, Args)]
+pub struct TestPlugin {
+    /// The built library
+    pub file: PathBuf,
+    /// Make only the checks whose name contains this; repeat for more
+    #[arg(long, value_name = "TEXT")]
+    pub filter: Vec<String>,
+    /// A shell command that is run before each new instance; has $FRESH and $UNIQUE
+    #[arg(long, value_name = "COMMAND")]
+    pub prepare: Option<String>,
+    /// The longest that one call may take
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    pub deadline: Duration,
+    /// The longest that one check may take
+    #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = duration)]
+    pub timeout: Duration,
+    /// Make one check in this process, as standard input says; for the command itself
+    #[arg(long, hide = true, value_name = "NAME")]
+    pub check: Option<String>,
 }
 
 /// `clavigerd pki`
@@ -463,6 +530,15 @@ fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text).ok_or_else(|| "write it as 30m, 24h or 7d".to_owned())
 }
 
+fn crate_name(text: &str) -> Result<String, String> {
+    let well = text.starts_with(|c: char| c.is_ascii_lowercase())
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_'));
+    match well && text.len() <= 64 {
+        true => Ok(text.to_owned()),
+        false => Err("1 to 64 of a-z 0-9 - _ are expected, a letter first".to_owned()),
+    }
+}
+
 fn sha256(text: &str) -> Result<String, String> {
     match text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
         true => Ok(text.to_ascii_lowercase()),
@@ -489,6 +565,17 @@ const RESTORE_EXAMPLES: &str = "\
 Examples:
   clavigerd restore --dry-run /backup/realm-2026-11-23
   systemctl stop clavigerd && clavigerd restore /backup/realm-2026-11-23";
+
+const NEW_EXAMPLES: &str = "\
+Examples:
+  clavigerd plugin new my-cipher --kind cipher
+  clavigerd plugin new my-store --kind store --path ~/src/my-store --api ~/src/claviger/plugin-api";
+
+const TEST_EXAMPLES: &str = "\
+Examples:
+  clavigerd plugin test target/debug/libmy_cipher.so
+  clavigerd plugin test target/debug/libmy_store.so --config '{\"path\": \"{fresh}/users.journal\"}'
+  clavigerd plugin test libmy_pg.so --config pg.json --prepare 'createdb $UNIQUE' --filter user_store --json";
 
 const EXIT_CODES: &str = "\
 Exit codes:

@@ -6,6 +6,7 @@
 //! - `daemon`: `run`, `check`, `status`.
 //! - `users`, `services`, `plugins`, `keys`: through the administration socket.
 //! - `plugin_pin`: hashes of plugins into the configuration; needs no daemon.
+//! - `plugin_new`, `plugin_test`: for authors of plugins; need no daemon.
 //! - `pki`: certificates; needs no daemon.
 //! - `hsm`: the module of key custody; works on the module itself.
 //! - `transfer`: a realm as a whole: copy, backup, restore; works on the stores itself.
@@ -17,7 +18,9 @@ mod hsm;
 mod keys;
 mod output;
 mod pki;
+mod plugin_new;
 mod plugin_pin;
+mod plugin_test;
 mod plugins;
 mod services;
 mod transfer;

@@ -37,6 +37,13 @@ impl Output {
         Ok(())
     }
 
+    /// A line for people at once, of an answer that takes its time.
+    pub(super) fn progress(&self, line: &str) {
+        if !self.json {
+            let _ = writeln!(io::stdout().lock(), "{}", shown(line));
+        }
+    }
+
     /// Something that people should know beside the answer, on standard error.
     pub(super) fn note(&self, note: &str) {
         if !self.json {
@@ -60,6 +67,11 @@ impl Output {
     }
 }
 
+/// A line without characters that could steer a terminal.
+fn shown(line: &str) -> String {
+    line.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
 /// Lines of text.
 #[derive(Debug, Default)]
 pub(super) struct Lines(Vec<String>);
@@ -67,7 +79,7 @@ pub(super) struct Lines(Vec<String>);
 impl Lines {
     /// One line; characters that could steer a terminal are replaced.
     pub(super) fn line(&mut self, line: impl AsRef<str>) {
-        self.0.push(line.as_ref().chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect());
+        self.0.push(shown(line.as_ref()));
     }
 
     /// `NAME  value`, the values below each other; rows without a value are left out.

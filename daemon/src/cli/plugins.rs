@@ -7,7 +7,7 @@ use super::{
     daemon::{block_on, client, configuration, load},
     failure::Failure,
     output::{Lines, Output},
-    plugin_pin,
+    plugin_new, plugin_pin, plugin_test,
 };
 use crate::{
     admin::api::Version,
@@ -22,6 +22,8 @@ pub(super) fn plugin(command: &PluginCommand, common: &Common, output: &Output) 
             let plugin = inspect_with(file, &trust).map_err(|e| Failure::failed(format!("{}: {e}", file.display())))?;
             output.answer(&plugin, show)
         }
+        PluginCommand::New(new) => plugin_new::plugin_new(new, output),
+        PluginCommand::Test(test) => plugin_test::plugin_test(test, common, output),
         PluginCommand::List => {
             let client = client(common)?;
             let plugins = block_on(async { Ok(client.plugins().await?) })?;

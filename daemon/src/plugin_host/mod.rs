@@ -9,6 +9,7 @@
 //! - `services`: what the host gives a plugin (log, metrics, clock, state store).
 //! - `guard`: the wrappers around components: measured, bounded, tried again, cut off, distrusted.
 //! - [`inspect`]: what a plugin file says of itself, without running it.
+//! - [`bare`]: cipher suites without their guard, for conformance tests.
 //! - `status`: what the administration API shows of a plugin.
 //!
 //! A plugin is never unloaded: its threads and its log callsites may outlive
@@ -16,6 +17,7 @@
 
 #[expect(unsafe_code, reason = "dlopen, and the first look at what was opened")]
 mod abi;
+pub mod bare;
 mod elf;
 mod error;
 mod guard;

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "tests, and what they are made of")]
 
 mod calls;
+mod conformance;
 mod contract;
 mod files;
 mod limits;

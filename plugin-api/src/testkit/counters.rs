@@ -1,21 +1,26 @@
 //! The suite of user stores: the replay defence.
 
-use std::{future::Future, sync::Arc};
+use std::sync::Arc;
 
-use super::at_once;
+use super::{Check, at_once, check::checks};
 use crate::{COUNTER_WINDOW, CounterUse, PluginError, UserStore, Verdict};
 
 use Verdict::{Fresh, OtherNonce, SameNonce, TooOld};
 
-pub(super) async fn suite<F: Future<Output = Arc<dyn UserStore>>>(make: &impl Fn() -> F) {
-    verdicts_follow_the_window(make().await).await;
-    rows_outlive_the_window(make().await).await;
-    a_batch_is_judged_in_order(make().await).await;
-    credentials_and_epochs_are_apart(make().await).await;
-    forgotten_counters_are_fresh(make().await).await;
-    batches_have_a_size(make().await).await;
-    of_concurrent_duplicates_one_is_fresh(make().await).await;
-    concurrent_counters_are_all_judged(make().await).await;
+pub(super) fn checks() -> Vec<Check<Arc<dyn UserStore>>> {
+    checks!(
+        "counters",
+        [
+            verdicts_follow_the_window,
+            rows_outlive_the_window,
+            a_batch_is_judged_in_order,
+            credentials_and_epochs_are_apart,
+            forgotten_counters_are_fresh,
+            batches_have_a_size,
+            of_concurrent_duplicates_one_is_fresh,
+            concurrent_counters_are_all_judged,
+        ]
+    )
 }
 
 pub(super) fn one(credential: u8, epoch: u32, counter: u64, nonce: u8) -> CounterUse {

@@ -4,7 +4,7 @@ use std::{future::Future, sync::Arc};
 
 use aws_lc_rs::hmac;
 
-use super::at_once;
+use super::{Check, at_once, check::checks};
 use crate::{KeyCustody, KeyId, MAX_TOKEN, MacRequest, PluginError, SecretBytes};
 
 /// Checks key custody against the contract of the trait. `make` gives a new one
@@ -17,17 +17,48 @@ where
     M: Fn() -> F,
     F: Future<Output = Arc<dyn KeyCustody>>,
 {
-    it_must_be_initialised(make().await).await;
+    for check in uninitialised() {
+        check.run(&make).await;
+    }
     let custody = make().await;
+    for check in initialised() {
+        check.run(&|| async { custody.clone() }).await;
+    }
+}
+
+/// The checks of [`custody`] one by one; each initialises the custody that it is given.
+pub fn custody_checks() -> Vec<Check<Arc<dyn KeyCustody>>> {
+    [uninitialised(), initialised()].concat()
+}
+
+fn uninitialised() -> Vec<Check<Arc<dyn KeyCustody>>> {
+    checks!("keys", [it_must_be_initialised])
+}
+
+fn initialised() -> Vec<Check<Arc<dyn KeyCustody>>> {
+    checks!(
+        "keys",
+        [
+            macs_are_those_of_the_key,
+            a_batch_is_answered_in_order,
+            destroyed_keys_are_gone,
+            pages_of_ids_join,
+            derived_secrets_are_stable_and_apart,
+            sizes_are_checked,
+            many_callers_do_not_mix,
+            a_dropped_call_does_no_harm,
+            it_is_healthy,
+        ]
+    )
+}
+
+/// Leaves alone what is there.
+async fn ready(custody: &Arc<dyn KeyCustody>) {
     custody.initialise().await.expect("initialise");
-    macs_are_those_of_the_key(&custody).await;
-    a_batch_is_answered_in_order(&custody).await;
-    destroyed_keys_are_gone(&custody).await;
-    pages_of_ids_join(&custody).await;
-    derived_secrets_are_stable_and_apart(&custody).await;
-    sizes_are_checked(&custody).await;
-    many_callers_do_not_mix(&custody).await;
-    a_dropped_call_does_no_harm(&custody).await;
+}
+
+async fn it_is_healthy(custody: Arc<dyn KeyCustody>) {
+    ready(&custody).await;
     custody.health().await.expect("it is healthy");
 }
 
@@ -87,7 +118,9 @@ fn unavailable<T: std::fmt::Debug>(answer: Result<T, PluginError>, what: &str) {
     }
 }
 
-async fn macs_are_those_of_the_key(custody: &Arc<dyn KeyCustody>) {
+async fn macs_are_those_of_the_key(custody: Arc<dyn KeyCustody>) {
+    let custody = &custody;
+    ready(custody).await;
     let (id, key, token) = keep(custody, 0).await;
     let large = vec![0x5a; 8 * 1024];
     for message in [&b""[..], b"m", &[0; 64], &large] {
@@ -105,7 +138,9 @@ async fn macs_are_those_of_the_key(custody: &Arc<dyn KeyCustody>) {
     assert_eq!(macs(custody, &both).await, answers, "the token of another key is no key");
 }
 
-async fn a_batch_is_answered_in_order(custody: &Arc<dyn KeyCustody>) {
+async fn a_batch_is_answered_in_order(custody: Arc<dyn KeyCustody>) {
+    let custody = &custody;
+    ready(custody).await;
     assert_eq!(macs(custody, &[]).await, [], "no requests, no answers");
     let mut kept = Vec::new();
     for number in 10..30 {
@@ -132,7 +167,9 @@ async fn a_batch_is_answered_in_order(custody: &Arc<dyn KeyCustody>) {
     }
 }
 
-async fn destroyed_keys_are_gone(custody: &Arc<dyn KeyCustody>) {
+async fn destroyed_keys_are_gone(custody: Arc<dyn KeyCustody>) {
+    let custody = &custody;
+    ready(custody).await;
     let (first, ..) = keep(custody, 40).await;
     let (second, key, token) = keep(custody, 41).await;
     let (unknown, _) = self::key(42);
@@ -147,7 +184,9 @@ async fn destroyed_keys_are_gone(custody: &Arc<dyn KeyCustody>) {
     assert_eq!(made_anew, [Some(expected(&key, 32, b"m"))], "an id may be used again");
 }
 
-async fn pages_of_ids_join(custody: &Arc<dyn KeyCustody>) {
+async fn pages_of_ids_join(custody: Arc<dyn KeyCustody>) {
+    let custody = &custody;
+    ready(custody).await;
     let before = custody.keys(None, 1000).await.expect("keys");
     let (id, _, token) = keep(custody, 50).await;
     for number in 51..60 {
@@ -175,7 +214,9 @@ async fn pages_of_ids_join(custody: &Arc<dyn KeyCustody>) {
     }
 }
 
-async fn derived_secrets_are_stable_and_apart(custody: &Arc<dyn KeyCustody>) {
+async fn derived_secrets_are_stable_and_apart(custody: Arc<dyn KeyCustody>) {
+    let custody = &custody;
+    ready(custody).await;
     let mut secrets = Vec::new();
     let long = [b'x'; 255];
     for context in [&b""[..], b"\0", b"a", b"b", &long[..254], &long] {
@@ -190,7 +231,9 @@ async fn derived_secrets_are_stable_and_apart(custody: &Arc<dyn KeyCustody>) {
     assert_eq!(secrets.len(), 6, "contexts are apart");
 }
 
-async fn sizes_are_checked(custody: &Arc<dyn KeyCustody>) {
+async fn sizes_are_checked(custody: Arc<dyn KeyCustody>) {
+    let custody = &custody;
+    ready(custody).await;
     let (id, _, token) = keep(custody, 60).await;
     for len in [0, 31, 33] {
         invalid(custody.keep([1; 16], SecretBytes::zeroed(len)).await, "a key of the wrong length");
@@ -212,7 +255,9 @@ fn invalid<T: std::fmt::Debug>(answer: Result<T, PluginError>, what: &str) {
     assert!(matches!(answer, Err(PluginError::InvalidCall(_))), "{what} is an invalid call, not {answer:?}");
 }
 
-async fn many_callers_do_not_mix(custody: &Arc<dyn KeyCustody>) {
+async fn many_callers_do_not_mix(custody: Arc<dyn KeyCustody>) {
+    let custody = &custody;
+    ready(custody).await;
     at_once(32, |number| {
         let custody = custody.clone();
         async move {
@@ -232,7 +277,9 @@ async fn many_callers_do_not_mix(custody: &Arc<dyn KeyCustody>) {
 }
 
 /// Calls whose futures are polled once and dropped.
-async fn a_dropped_call_does_no_harm(custody: &Arc<dyn KeyCustody>) {
+async fn a_dropped_call_does_no_harm(custody: Arc<dyn KeyCustody>) {
+    let custody = &custody;
+    ready(custody).await;
     let (id, key, token) = keep(custody, 200).await;
     for number in 201..230 {
         let (dropped, key) = self::key(number);

@@ -12,15 +12,15 @@ use std::{
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{
-    at_once,
+    Check, at_once,
+    check::checks,
     counters::{consume, one as used},
     records::{one, put, term},
 };
 use crate::{CounterUse, PluginError, Record, Scan, UserStore, Verdict, Written};
 
-pub(super) async fn suite<F: Future<Output = Arc<dyn UserStore>>>(make: &impl Fn() -> F) {
-    a_call_is_all_or_nothing_at_every_await(make().await).await;
-    calls_that_take_too_long_leave_the_store_usable(make().await).await;
+pub(super) fn checks() -> Vec<Check<Arc<dyn UserStore>>> {
+    checks!("dropped", [a_call_is_all_or_nothing_at_every_await, calls_that_take_too_long_leave_the_store_usable,])
 }
 
 /// Polls a call so many times, each when it asks for it, and drops it then. Its

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeSet,
-    future::Future,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -11,15 +10,20 @@ use std::{
 
 use tokio::task::JoinSet;
 
-use super::{counters::consume, records::put};
+use super::{Check, check::checks, counters::consume, records::put};
 use crate::{CounterPosition, CounterUse, PluginError, Record, UserStore, Verdict, Written};
 
-pub(super) async fn suite<F: Future<Output = Arc<dyn UserStore>>>(make: &impl Fn() -> F) {
-    records_are_listed_in_bytewise_order(make().await).await;
-    a_list_survives_writes(make().await).await;
-    counters_are_listed_in_order(make().await).await;
-    pages_have_a_size(make().await).await;
-    a_copy_judges_alike(make().await, make().await).await;
+pub(super) fn checks() -> Vec<Check<Arc<dyn UserStore>>> {
+    checks!(
+        "lists",
+        [
+            records_are_listed_in_bytewise_order,
+            a_list_survives_writes,
+            counters_are_listed_in_order,
+            pages_have_a_size,
+            a_copy_judges_alike(2),
+        ]
+    )
 }
 
 /// Everything by pages of `limit`, each of which must be full but the last.

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    future::Future,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -12,16 +11,15 @@ use std::{
 use tokio::task::JoinSet;
 
 use super::{
-    at_once,
+    Check, at_once,
+    check::checks,
     counters::consume,
     records::{one, put},
 };
 use crate::{CounterUse, Scan, UserStore, Verdict, Written};
 
-pub(super) async fn suite<F: Future<Output = Arc<dyn UserStore>>>(make: &impl Fn() -> F) {
-    no_increment_is_lost(make().await).await;
-    a_scan_is_in_order_under_writes(make().await).await;
-    overlapping_batches_have_one_winner_each(make().await).await;
+pub(super) fn checks() -> Vec<Check<Arc<dyn UserStore>>> {
+    checks!("races", [no_increment_is_lost, a_scan_is_in_order_under_writes, overlapping_batches_have_one_winner_each,])
 }
 
 /// Adds one to the number in a record, however often it takes.

@@ -1,17 +1,22 @@
 //! The suite of user stores: single records.
 
-use std::{future::Future, sync::Arc};
+use std::sync::Arc;
 
-use super::at_once;
+use super::{Check, at_once, check::checks};
 use crate::{IndexTerm, MAX_VALUE, PluginError, Put, Record, Scan, UserStore, Written};
 
-pub(super) async fn suite<F: Future<Output = Arc<dyn UserStore>>>(make: &impl Fn() -> F) {
-    writes_need_the_stored_version(make().await).await;
-    batches_come_back_in_order(make().await).await;
-    odd_and_large_records_come_back_unchanged(make().await).await;
-    sizes_are_checked(make().await).await;
-    of_many_writers_one_wins_each_version(make().await).await;
-    a_conflict_leaves_the_others_alone(make().await).await;
+pub(super) fn checks() -> Vec<Check<Arc<dyn UserStore>>> {
+    checks!(
+        "records",
+        [
+            writes_need_the_stored_version,
+            batches_come_back_in_order,
+            odd_and_large_records_come_back_unchanged,
+            sizes_are_checked,
+            of_many_writers_one_wins_each_version,
+            a_conflict_leaves_the_others_alone,
+        ]
+    )
 }
 
 /// A write of `value` under `key` with these index terms.

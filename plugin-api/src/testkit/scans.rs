@@ -1,15 +1,24 @@
 //! The suite of user stores: the index.
 
-use std::{collections::BTreeMap, future::Future, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
-use super::records::{put, term};
+use super::{
+    Check,
+    check::checks,
+    records::{put, term},
+};
 use crate::{Cursor, Page, Scan, UserStore, Written};
 
-pub(super) async fn suite<F: Future<Output = Arc<dyn UserStore>>>(make: &impl Fn() -> F) {
-    an_index_is_in_bytewise_order(make().await).await;
-    pages_join_without_gap_or_repetition(make().await).await;
-    a_scan_survives_writes(make().await).await;
-    writes_move_index_entries(make().await).await;
+pub(super) fn checks() -> Vec<Check<Arc<dyn UserStore>>> {
+    checks!(
+        "scans",
+        [
+            an_index_is_in_bytewise_order,
+            pages_join_without_gap_or_repetition,
+            a_scan_survives_writes,
+            writes_move_index_entries,
+        ]
+    )
 }
 
 async fn page(store: &Arc<dyn UserStore>, name: &str, after: Option<Cursor>, limit: usize) -> Page {

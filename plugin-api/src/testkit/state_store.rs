@@ -2,7 +2,10 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use super::at_once;
+use super::{
+    Check, at_once,
+    check::{self, checks},
+};
 use crate::StateStore;
 
 /// Long enough not to end during a check.
@@ -21,12 +24,36 @@ where
     M: Fn() -> F,
     F: Future<Output = Arc<dyn StateStore>>,
 {
-    values_are_put_once_and_taken_once(make().await).await;
-    values_change_only_from_what_was_expected(make().await).await;
+    check::all(&lasting(), &make).await;
     values_end(make().await, &pass).await;
-    odd_values_come_back_unchanged(make().await).await;
-    races_have_one_winner(make().await).await;
-    make().await.health().await.expect("a fresh store is healthy");
+}
+
+/// The checks of [`state_store`] one by one, with real time.
+pub fn state_store_checks() -> Vec<Check<Arc<dyn StateStore>>> {
+    let mut checks = lasting();
+    checks.extend(checks!("lifetimes", [values_end_by_themselves]));
+    checks
+}
+
+fn lasting() -> Vec<Check<Arc<dyn StateStore>>> {
+    checks!(
+        "values",
+        [
+            values_are_put_once_and_taken_once,
+            values_change_only_from_what_was_expected,
+            odd_values_come_back_unchanged,
+            races_have_one_winner,
+            a_fresh_store_is_healthy,
+        ]
+    )
+}
+
+async fn a_fresh_store_is_healthy(store: Arc<dyn StateStore>) {
+    store.health().await.expect("a fresh store is healthy");
+}
+
+async fn values_end_by_themselves(store: Arc<dyn StateStore>) {
+    values_end(store, &async |time| tokio::time::sleep(time).await).await;
 }
 
 async fn values_are_put_once_and_taken_once(store: Arc<dyn StateStore>) {

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod admin;
+mod author;
 mod bench;
 mod ciphers;
 mod faults;

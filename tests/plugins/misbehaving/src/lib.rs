@@ -63,6 +63,8 @@ enum How {
     Busy,
     /// Blocks its thread, against the contract, while `file` is there.
     Block,
+    /// Ends the whole process.
+    Abort,
 }
 
 /// The settings in the hands of the components.
@@ -96,6 +98,7 @@ impl Plan {
                     std::thread::sleep(Duration::from_millis(2));
                 }
             }
+            How::Abort => std::process::abort(),
             How::Panic => panic!("told to panic in {call}"),
             How::PanicTwice => std::panic::panic_any(PanicsWhenDropped),
             How::PanicLater => {
