@@ -26,7 +26,7 @@ use tokio::{
 use tracing::{error, info};
 
 use super::{
-    Entry, PluginConfig, PluginHost, PluginStatus, Running,
+    Entry, PluginConfig, PluginHost, PluginState, PluginStatus, Running,
     error::{PluginLoadError, one_line},
     image::Image,
     load::{self, Checked, Components, Loaded, Opened, release},
@@ -82,6 +82,15 @@ pub struct Reloaded {
 pub(super) async fn reload(host: &PluginHost, config: PluginConfig) -> Result<Reloaded, ReloadError> {
     let _alone = host.reloading.try_lock().map_err(|_| ReloadError::Busy)?;
     let entry = host.plugins.iter().find(|entry| entry.name == config.name).ok_or(ReloadError::Unknown)?;
+    let done = replace(host, entry, config).await;
+    if let Err(lost @ ReloadError::Lost { .. }) = &done {
+        entry.running().status.state = PluginState::Failed { reason: one_line(&lost.to_string()) };
+        host.changes.send_replace(());
+    }
+    done
+}
+
+async fn replace(host: &PluginHost, entry: &Entry, config: PluginConfig) -> Result<Reloaded, ReloadError> {
     let loaded = entry.loaded.as_ref().ok_or(ReloadError::NotLoaded)?;
     let plugin = config.name.as_str();
 
