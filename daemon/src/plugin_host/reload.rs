@@ -98,9 +98,9 @@ async fn replace(host: &PluginHost, entry: &Entry, config: PluginConfig) -> Resu
     let checked = load::read(&config, &mut status).await?;
     lacking(loaded, &checked.description)?;
     let opened = Opened::load(checked, plugin).await?;
+    let begun = Instant::now();
     let stopped = if is_exclusive(loaded) { Some(Stopped::stop(loaded).await?) } else { None };
 
-    let begun = Instant::now();
     let state = host.state_for(plugin);
     let components = match start(&opened, loaded, &config, state.clone(), host).await {
         Ok(components) => components,
@@ -113,7 +113,7 @@ async fn replace(host: &PluginHost, entry: &Entry, config: PluginConfig) -> Resu
     status.suites.retain(|suite| loaded.suites.iter().any(|(id, _)| suite.id == format!("{id:#06x}")));
     let retired = install(loaded, components);
     drop(stopped);
-    let paused = begun.elapsed();
+    let took = begun.elapsed();
 
     let deadline = entry.running().config.deadline;
     let drained = end(retired, deadline).await;
@@ -125,7 +125,7 @@ async fn replace(host: &PluginHost, entry: &Entry, config: PluginConfig) -> Resu
     };
     host.changes.send_replace(());
     let version = |status: &PluginStatus| status.version.clone().unwrap_or_default();
-    info!(plugin = before.name, from = version(&before), to = version(&status), ?paused, drained, "plugin replaced");
+    info!(plugin = before.name, from = version(&before), to = version(&status), ?took, drained, "plugin replaced");
     Ok(Reloaded { before, now: status, drained })
 }
 
