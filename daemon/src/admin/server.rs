@@ -321,5 +321,8 @@ mod tests {
         assert!(caller(0).may(&allowed) && caller(1000).may(&allowed) && caller(500).may(&allowed));
         assert!(!caller(1001).may(&allowed));
         assert!(!caller(u32::MAX).may(&[u32::MAX]));
+        let own = rustix::process::geteuid().as_raw();
+        assert!(caller(0).is_operator() && caller(own).is_operator());
+        assert!(!caller(own + 1).is_operator() && !caller(u32::MAX).is_operator());
     }
 }

@@ -26,7 +26,7 @@ use tokio::{
 use tracing::{error, info};
 
 use super::{
-    Entry, PluginConfig, PluginHost, PluginStatus, Running,
+    Entry, PluginConfig, PluginHost, PluginState, PluginStatus, Running,
     error::{PluginLoadError, one_line},
     image::Image,
     load::{self, Checked, Components, Loaded, Opened, release},
@@ -82,6 +82,15 @@ pub struct Reloaded {
 pub(super) async fn reload(host: &PluginHost, config: PluginConfig) -> Result<Reloaded, ReloadError> {
     let _alone = host.reloading.try_lock().map_err(|_| ReloadError::Busy)?;
     let entry = host.plugins.iter().find(|entry| entry.name == config.name).ok_or(ReloadError::Unknown)?;
+    let done = replace(host, entry, config).await;
+    if let Err(lost @ ReloadError::Lost { .. }) = &done {
+        entry.running().status.state = PluginState::Failed { reason: one_line(&lost.to_string()) };
+        host.changes.send_replace(());
+    }
+    done
+}
+
+async fn replace(host: &PluginHost, entry: &Entry, config: PluginConfig) -> Result<Reloaded, ReloadError> {
     let loaded = entry.loaded.as_ref().ok_or(ReloadError::NotLoaded)?;
     let plugin = config.name.as_str();
 
@@ -89,9 +98,9 @@ pub(super) async fn reload(host: &PluginHost, config: PluginConfig) -> Result<Re
     let checked = load::read(&config, &mut status).await?;
     lacking(loaded, &checked.description)?;
     let opened = Opened::load(checked, plugin).await?;
+    let begun = Instant::now();
     let stopped = if is_exclusive(loaded) { Some(Stopped::stop(loaded).await?) } else { None };
 
-    let begun = Instant::now();
     let state = host.state_for(plugin);
     let components = match start(&opened, loaded, &config, state.clone(), host).await {
         Ok(components) => components,
@@ -104,7 +113,7 @@ pub(super) async fn reload(host: &PluginHost, config: PluginConfig) -> Result<Re
     status.suites.retain(|suite| loaded.suites.iter().any(|(id, _)| suite.id == format!("{id:#06x}")));
     let retired = install(loaded, components);
     drop(stopped);
-    let paused = begun.elapsed();
+    let took = begun.elapsed();
 
     let deadline = entry.running().config.deadline;
     let drained = end(retired, deadline).await;
@@ -116,7 +125,7 @@ pub(super) async fn reload(host: &PluginHost, config: PluginConfig) -> Result<Re
     };
     host.changes.send_replace(());
     let version = |status: &PluginStatus| status.version.clone().unwrap_or_default();
-    info!(plugin = before.name, from = version(&before), to = version(&status), ?paused, drained, "plugin replaced");
+    info!(plugin = before.name, from = version(&before), to = version(&status), ?took, drained, "plugin replaced");
     Ok(Reloaded { before, now: status, drained })
 }
 
