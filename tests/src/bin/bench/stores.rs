@@ -303,33 +303,46 @@ impl Measurement {
     }
 }
 
+/// What a ratio should be.
+#[derive(Clone, Copy)]
+enum Target {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+impl Target {
+    fn is_met(self, ratio: f64) -> bool {
+        match self {
+            Self::AtLeast(target) => ratio >= target,
+            Self::AtMost(target) => ratio <= target,
+        }
+    }
+
+    fn text(self) -> String {
+        match self {
+            Self::AtLeast(target) => format!("at least {target}"),
+            Self::AtMost(target) => format!("at most {target}"),
+        }
+    }
+}
+
 /// What the targets are about, and what else is worth a ratio.
 fn compare(options: &Options, all: &[Measurement]) -> Vec<Comparison> {
     // One value for each round of a store, in the order of the rounds.
     let of = |store: Store, users: u32, value: fn(&Measurement) -> f64| -> Vec<f64> {
         all.iter().filter(|one| one.is_of(store, users)).map(value).collect()
     };
-    let ratio = |what: String, above: Vec<f64>, below: Vec<f64>, good: Option<(&str, f64, fn(f64, f64) -> bool)>| {
+    let ratio = |what: String, above: Vec<f64>, below: Vec<f64>, good: Option<Target>| {
         let rounds: Vec<_> = above.iter().zip(below).map(|(above, below)| above / below).collect();
         let ratio = median(rounds.clone());
-        Comparison {
-            what,
-            ratio,
-            rounds,
-            target: good.map(|(word, target, _)| format!("{word} {target}")),
-            met: good.map(|(_, target, holds)| holds(ratio, target)),
-        }
+        Comparison { what, ratio, rounds, target: good.map(Target::text), met: good.map(|target| target.is_met(ratio)) }
     };
     let mut comparisons = Vec::new();
     if options.stores.contains(&Store::Sqlite) {
         for store in options.stores.iter().filter(|store| **store != Store::Sqlite) {
             for users in &options.users {
                 let rate = |store| of(store, *users, |one| one.sign_ons_per_second);
-                let target = (*store == Store::Postgres).then_some((
-                    "at least",
-                    RATE_TARGET,
-                    (|ratio, target| ratio >= target) as _,
-                ));
+                let target = (*store == Store::Postgres).then_some(Target::AtLeast(RATE_TARGET));
                 let what = format!("rate: {} / sqlite, {users} users", store.name());
                 comparisons.push(ratio(what, rate(*store), rate(Store::Sqlite), target));
             }
@@ -341,8 +354,7 @@ fn compare(options: &Options, all: &[Measurement]) -> Vec<Comparison> {
         for store in &options.stores {
             let cost = |users| of(*store, users, Measurement::cost);
             let what = format!("cost: {}, {most} / {fewest} users", store.name());
-            let target = ("at most", COST_TARGET, (|ratio, target| ratio <= target) as _);
-            comparisons.push(ratio(what, cost(*most), cost(*fewest), Some(target)));
+            comparisons.push(ratio(what, cost(*most), cost(*fewest), Some(Target::AtMost(COST_TARGET))));
         }
     }
     comparisons
