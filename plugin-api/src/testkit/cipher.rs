@@ -354,3 +354,119 @@ fn unhex(text: &str) -> Vec<u8> {
     let digit = |at| u8::from_str_radix(&text[at..at + 2], 16).expect("hex digits");
     (0..text.len()).step_by(2).map(digit).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use aws_lc_rs::rand;
+
+    use super::*;
+
+    /// What a suite does wrong.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    enum Fault {
+        None,
+        HashOfLess,
+        AnotherAead,
+        NoAad,
+        LeavesPlaintext,
+        IgnoresTag,
+        PanicsOnSizes,
+        CutsRandom,
+        CountsInsteadOfRandom,
+    }
+
+    struct Faulty(Fault);
+
+    impl Faulty {
+        fn key(&self, key: &[u8], nonce: &[u8]) -> Result<(aead::LessSafeKey, aead::Nonce), CipherError> {
+            let other = self.0 == Fault::AnotherAead;
+            let aead = if other { &aead::CHACHA20_POLY1305 } else { &aead::AES_256_GCM };
+            let key = aead::UnboundKey::new(aead, key).map_err(|_| CipherError::BadSize)?;
+            let nonce = aead::Nonce::try_assume_unique_for_key(nonce).map_err(|_| CipherError::BadSize)?;
+            Ok((aead::LessSafeKey::new(key), nonce))
+        }
+
+        fn aad<'a>(&self, aad: &'a [u8]) -> aead::Aad<&'a [u8]> {
+            aead::Aad::from(if self.0 == Fault::NoAad { &[] } else { aad })
+        }
+    }
+
+    impl CipherSuite for Faulty {
+        fn info(&self) -> SuiteInfo {
+            SuiteInfo::new(0x0001, "AES-256-GCM/SHA-256", 32, "faulty")
+        }
+
+        fn hash(&self, data: &[u8], out: &mut [u8]) -> Result<(), CipherError> {
+            let less = self.0 == Fault::HashOfLess && data.len() > 1000;
+            let hash = digest::digest(&digest::SHA256, if less { &data[1..] } else { data });
+            if out.len() != 32 && self.0 != Fault::PanicsOnSizes {
+                return Err(CipherError::BadSize);
+            }
+            out.copy_from_slice(hash.as_ref());
+            Ok(())
+        }
+
+        fn mac(&self, key: &[u8], data: &[u8], out: &mut [u8]) -> Result<(), CipherError> {
+            let out: &mut [u8; 32] = out.try_into().map_err(|_| CipherError::BadSize)?;
+            out.copy_from_slice(hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), data).as_ref());
+            Ok(())
+        }
+
+        fn seal(&self, key: &[u8], nonce: &[u8], aad: &[u8], text: &[u8], out: &mut [u8]) -> Result<(), CipherError> {
+            let (key, nonce) = self.key(key, nonce)?;
+            let (body, tag) = out.split_at_mut_checked(text.len()).ok_or(CipherError::BadSize)?;
+            key.seal_out_of_place_scatter(nonce, self.aad(aad), text, body, &[], tag).map_err(|_| CipherError::BadSize)
+        }
+
+        fn open(&self, key: &[u8], nonce: &[u8], aad: &[u8], sealed: &[u8], out: &mut [u8]) -> Result<(), CipherError> {
+            let (body, tag) = sealed.split_last_chunk::<16>().ok_or(CipherError::BadSize)?;
+            if body.len() != out.len() {
+                return Err(CipherError::BadSize);
+            }
+            let (of_key, number) = self.key(key, nonce)?;
+            let opened = of_key.open_separate_gather(number, self.aad(aad), body, tag, out);
+            if opened.is_ok() {
+                return Ok(());
+            }
+            out.fill(0);
+            if matches!(self.0, Fault::LeavesPlaintext | Fault::IgnoresTag) {
+                // Counter mode: sealing the ciphertext gives the plaintext.
+                let mut both = vec![0; sealed.len()];
+                self.seal(key, nonce, aad, body, &mut both)?;
+                out.copy_from_slice(&both[..body.len()]);
+            }
+            if self.0 == Fault::IgnoresTag { Ok(()) } else { Err(CipherError::Rejected) }
+        }
+
+        fn random(&self, out: &mut [u8]) -> Result<(), CipherError> {
+            let most = if self.0 == Fault::CutsRandom { out.len().min(32) } else { out.len() };
+            match self.0 {
+                Fault::CountsInsteadOfRandom => out.fill(0x5a),
+                _ => rand::fill(&mut out[..most]).map_err(|_| CipherError::Failed)?,
+            }
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn each_fault_is_found_by_the_check_for_it_and_a_good_suite_passes() {
+        cipher(&Faulty(Fault::None));
+        for (fault, found_by) in [
+            (Fault::HashOfLess, "it_agrees_with_another_library"),
+            (Fault::AnotherAead, "published_ciphertexts"),
+            (Fault::NoAad, "every_change_is_rejected_and_nothing_is_left"),
+            (Fault::LeavesPlaintext, "every_change_is_rejected_and_nothing_is_left"),
+            (Fault::IgnoresTag, "texts_without_sense_are_rejected"),
+            (Fault::PanicsOnSizes, "wrong_sizes_are_errors"),
+            (Fault::CutsRandom, "random_bytes_are_random"),
+            (Fault::CountsInsteadOfRandom, "random_bytes_are_random"),
+        ] {
+            let failed = |(_, check): &CipherCheck| catch_unwind(AssertUnwindSafe(|| check(&Faulty(fault)))).is_err();
+            let names: Vec<&str> =
+                cipher_checks().iter().filter(|check| failed(check)).map(|(name, _)| *name).collect();
+            assert!(names.contains(&format!("cipher.{found_by}").as_str()), "{fault:?} was found by {names:?}");
+        }
+    }
+}

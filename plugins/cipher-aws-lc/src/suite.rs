@@ -106,6 +106,13 @@ mod tests {
     }
 
     #[test]
+    fn every_suite_keeps_the_contract() {
+        for row in SUITES {
+            claviger_plugin_api::testkit::cipher(&Suite::new(row));
+        }
+    }
+
+    #[test]
     fn published_vectors() {
         let sunscreen = b"Ladies and Gentlemen of the class of '99: If I could offer you only one tip for the \
             future, sunscreen would be it.";

@@ -30,6 +30,13 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 #[test]
+fn every_suite_keeps_the_contract() {
+    for suite in all() {
+        claviger_plugin_api::testkit::cipher(&suite);
+    }
+}
+
+#[test]
 fn it_says_what_it_has() {
     let found: Vec<SuiteInfo> = all().iter().map(CipherSuite::info).collect();
     for id in [0x0001, 0x0003, 0x0101] {

@@ -8,10 +8,19 @@ use claviger_issuer_opaque::{OpaqueIssuer, init};
 use claviger_plugin_api::{
     Context, Identity, InitError, IssueRequest, IssuedKey, KeyIssuer, KeyKind, PluginError, Presented, Session,
     StateStore, Verified,
-    testkit::{MemoryState, StoppedClock},
+    testkit::{self, MemoryState, StoppedClock},
 };
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn it_keeps_the_contract() {
+    testkit::issuer(|| async {
+        let Fixture { clock, issuer, .. } = Fixture::new();
+        (issuer as Arc<dyn KeyIssuer>, clock)
+    })
+    .await;
+}
 
 const LIFETIME: Duration = Duration::from_secs(3600);
 const PENDING: Duration = Duration::from_secs(60);
