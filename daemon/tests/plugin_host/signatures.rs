@@ -103,7 +103,7 @@ async fn a_good_signature_is_taken_in_both_formats_and_with_keys_of_both_kinds()
         }
     }
     let text = fs::read_to_string(bench.signature()).unwrap();
-    assert!(text.lines().nth(1).unwrap().starts_with("RWQ"), "the last one was of the older format: {text}");
+    assert!(text.lines().nth(1).unwrap().starts_with("RW"), "the last one was of the older format: {text}");
 }
 
 #[tokio::test]
