@@ -9,7 +9,7 @@
 //! - A daemon that has not read the ring for [`LEASE`] seals nothing.
 //! - A data key goes only when a pass over the whole store, begun [`GRACE`] after
 //!   it ceased to seal, has found nothing under it (`super::rewrap`).
-//! - The newest data key authenticates the ring as a whole ([`RingRecord::tag`]):
+//! - The newest data key authenticates the ring as a whole:
 //!   who can write the store, and knows a data key that was dropped, cannot put
 //!   it back beside the others.
 //! - A ring that is not a later one of the ring that was read before is not
@@ -126,7 +126,8 @@ pub const GRACE: Duration = Duration::from_secs(300);
 /// How far ahead of its own clock a daemon takes new data keys for granted. One
 /// whose clock is further behind would seal under a former key when others drop it.
 pub const MAX_AHEAD: Duration = Duration::from_secs(60);
-/// The same as [`GRACE`] where one daemon alone uses the store: its requests in progress.
+/// The same as [`GRACE`] where one daemon alone uses the store: the time
+/// between two readings of the ring, and its requests in progress.
 pub const SOLE_GRACE: Duration = Duration::from_secs(10);
 
 /// A ring as it was read, opened.

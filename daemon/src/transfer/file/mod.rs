@@ -15,7 +15,7 @@
 //! - `chunks`: sealing and opening of chunks. None can be changed, left out,
 //!   put elsewhere, or taken from another file, and the last one is known as such.
 //! - `entry`: what they hold.
-//! - [`Recipients`], `keys`: the file key, and who can unwrap it.
+//! - `keys`: the file key, and who can unwrap it.
 //!
 //! Everything in a file is attacker-controlled until its chunk has opened.
 
