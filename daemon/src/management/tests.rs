@@ -27,6 +27,7 @@ use super::{
     record::{CredentialRecord, EnrolmentRecord, Keys, Stored, UniqueKey, UserRecord, enrolment_key, user_key},
     sealing::DataKeyId,
     testing::{MemoryCustody, MemoryStore, REALM, management, with_custody},
+    unique_keys::Named,
 };
 
 use crate::clock;
@@ -405,6 +406,24 @@ async fn a_terminal_that_hangs_up_leaves_no_key_behind() {
     hang_up(&custody, confirm(&management, &offered)).await.send(()).unwrap();
     only_named().await;
     assert_eq!(management.orphaned_keys().await.unwrap().keys, 1);
+}
+
+#[tokio::test]
+async fn a_new_key_stays_only_where_a_record_may_name_it() {
+    let custody = Arc::new(MemoryCustody::default());
+    let management = with_custody(MemoryStore::new(), Some(custody.clone())).await;
+    let keep = async |named: Named| management.unique_keys.keep(Secret32::new([1; 32]), async move |_| named).await;
+    let keys = async || management.orphaned_keys().await.unwrap().keys;
+    assert_eq!(keep(Named::No(Code::Denied)).await, Err(Code::Denied), "as where it cannot be sealed");
+    assert_eq!(keys().await, 0);
+    assert_eq!(keep(Named::InDoubt(Code::Unavailable)).await, Err(Code::Unavailable));
+    assert_eq!(keys().await, 1);
+    assert_eq!(
+        keep(Named::Yes(custody.keys(None, 1000).await.unwrap())).await,
+        Ok(()),
+        "takes the place of the others"
+    );
+    assert_eq!(custody.keys(None, 1000).await.unwrap().len(), 1);
 }
 
 #[tokio::test]
