@@ -179,7 +179,7 @@ fn plugins_are_replaced_while_users_sign_on() {
             assert_ne!(said["before"]["sha256"], said["now"]["sha256"]);
             let (seen, start) = (done.load(Ordering::Relaxed), Instant::now());
             while done.load(Ordering::Relaxed) < seen + 3 {
-                let dead = users.iter().any(|user| user.is_finished());
+                let dead = users.iter().any(std::thread::ScopedJoinHandle::is_finished);
                 assert!(!dead && start.elapsed() < Duration::from_secs(120), "{}", deployment.logs());
                 sleep(Duration::from_millis(20));
             }
