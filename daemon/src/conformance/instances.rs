@@ -42,17 +42,19 @@ impl<'a> Instances<'a> {
 
     /// A new user store, which is empty.
     pub(super) async fn user_store(&self) -> Arc<dyn UserStore> {
-        let host = self.load(&self.place(), HostServices::default()).await;
-        host.user_store(NAME).unwrap_or_else(|| panic!("no user store was delivered"))
+        self.user_store_at(&self.place()).await
     }
 
     /// What opens one and the same user store each time.
     pub(super) fn one_user_store(&self) -> impl AsyncFn() -> Arc<dyn UserStore> {
         let place = self.place();
-        async move || {
-            let host = self.load(&place, HostServices::default()).await;
-            host.user_store(NAME).unwrap_or_else(|| panic!("no user store was delivered"))
-        }
+        async move || self.user_store_at(&place).await
+    }
+
+    async fn user_store_at(&self, place: &Place) -> Arc<dyn UserStore> {
+        let host = self.load(place, HostServices::default()).await;
+        initialise(&host).await;
+        host.user_store(NAME).unwrap_or_else(|| panic!("no user store was delivered"))
     }
 
     /// A new state store, which is empty.
@@ -83,9 +85,10 @@ impl<'a> Instances<'a> {
         found.unwrap_or_else(|| panic!("suite {id:#06x} was not delivered"))
     }
 
-    /// As the daemon loads it.
+    /// As the daemon loads it, its custody initialised.
     pub(super) async fn whole(&self) -> (PluginHost, PluginStatus) {
         let host = self.load(&self.place(), services(&StoppedClock::new())).await;
+        initialise(&host).await;
         let status = host.list().remove(0);
         (host, status)
     }
@@ -126,6 +129,13 @@ impl<'a> Instances<'a> {
         let mut settings = self.plan.settings.clone();
         fill(&mut settings, &place.fresh.to_string_lossy(), &place.unique);
         settings
+    }
+}
+
+/// As `clavigerd hsm init` does: what else the plugin delivers may need its custody.
+async fn initialise(host: &PluginHost) {
+    if let Some(custody) = host.custody(NAME) {
+        custody.initialise().await.unwrap_or_else(|error| panic!("its custody cannot be initialised: {error}"));
     }
 }
 
