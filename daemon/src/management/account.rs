@@ -91,7 +91,7 @@ impl Account {
             Ok(keys) => prepare(&gate, &user, credential, PendingKeys { epoch, keys, made_ms }).await,
             Err(code) => Named::No(code),
         };
-        self.gate.unique_keys().keep(keys.unique_key, store).await?;
+        self.gate.unique_keys().keep(&keys.unique_key, store).await?;
         Ok((Answered { bytes: note, code: Code::Ok }, Code::Ok))
     }
 

@@ -7,7 +7,7 @@ use claviger_plugin_api::{PluginError, Written};
 use claviger_protocol::{
     Code, KemId, Realm, Secret32, Suite, SuiteId,
     enrolment_code::{EnrolmentCode, EnrolmentId},
-    management::enrol::{self, PendingEnrolment},
+    management::enrol,
     message::{Enrol3, Enrol4, EnrolBox},
 };
 use tracing::{info, warn};
@@ -224,11 +224,16 @@ impl Enrolment {
         let mut record = found.value;
         (record.held, record.confirmed) = (false, false);
         let (enrolment, version, hash_len) = (self.clone(), found.version, suite.hash_len() as u8);
-        let unique_key = pending.unique_key.clone();
+        // Without the unique key, which must not be moved about.
+        let rest = Rest {
+            management: pending.management_key.clone(),
+            tags: Zeroizing::new([pending.terminal_tag, pending.manager_tag].concat()),
+            comparison: pending.comparison,
+        };
         // Durable before the terminal sees it. A conflict means that the same
         // code is in use elsewhere at this moment: the terminal asks again.
         let store = async move |unique| {
-            let offer = match enrolment.offer_record(&id, &record.user, unique, &pending, now_ms, hash_len) {
+            let offer = match enrolment.offer_record(&id, &record.user, unique, rest, now_ms, hash_len) {
                 Ok(offer) => offer,
                 Err(code) => return Named::No(code),
             };
@@ -239,7 +244,7 @@ impl Enrolment {
                 Err(error) => Named::InDoubt(away(&error)),
             }
         };
-        self.unique_keys.keep(unique_key, store).await?;
+        self.unique_keys.keep(&pending.unique_key, store).await?;
         Ok(e2)
     }
 
@@ -397,13 +402,12 @@ impl Enrolment {
         id: &[u8; 8],
         user: &str,
         unique: UniqueKey,
-        pending: &PendingEnrolment,
+        rest: Rest,
         now_ms: u64,
         hash_len: u8,
     ) -> Result<OfferRecord, Code> {
-        let keys = Keys { unique, management: pending.management_key.clone() };
+        let keys = Keys { unique, management: rest.management };
         let sealed = keys.seal(&*self.keyring, self.realm.as_str(), user, 1).map_err(unsealable)?;
-        let tags = Zeroizing::new([pending.terminal_tag, pending.manager_tag].concat());
         Ok(OfferRecord {
             credential: CredentialRecord {
                 id: self.suites.random_array().map_err(|_| Code::Unavailable)?,
@@ -418,8 +422,8 @@ impl Enrolment {
                 rotate_required: false,
                 pending: None,
             },
-            comparison: pending.comparison,
-            tags: self.seal(TAGS, id, &tags).map_err(unsealable)?,
+            comparison: rest.comparison,
+            tags: self.seal(TAGS, id, &rest.tags).map_err(unsealable)?,
         })
     }
 
@@ -439,6 +443,14 @@ impl Enrolment {
             .open(Place { realm: self.realm.as_str(), kind, owner: &owner, epoch: 0 }, sealed)
             .map_err(unsealable)
     }
+}
+
+/// What an offer holds beside the unique key.
+struct Rest {
+    management: Secret32,
+    /// What E3 must prove ‖ what E4 will say.
+    tags: Zeroizing<Vec<u8>>,
+    comparison: u32,
 }
 
 async fn count_bad_mac(repository: Repository, key: String) {

@@ -412,7 +412,7 @@ async fn a_terminal_that_hangs_up_leaves_no_key_behind() {
 async fn a_new_key_stays_only_where_a_record_may_name_it() {
     let custody = Arc::new(MemoryCustody::default());
     let management = with_custody(MemoryStore::new(), Some(custody.clone())).await;
-    let keep = async |named: Named| management.unique_keys.keep(Secret32::new([1; 32]), async move |_| named).await;
+    let keep = async |named: Named| management.unique_keys.keep(&Secret32::new([1; 32]), async move |_| named).await;
     let keys = async || management.orphaned_keys().await.unwrap().keys;
     assert_eq!(keep(Named::No(Code::Denied)).await, Err(Code::Denied), "as where it cannot be sealed");
     assert_eq!(keys().await, 0);

@@ -90,17 +90,20 @@ impl UniqueKeys {
     /// then destroys what no record names any more. That comes to its end
     /// whatever becomes of the caller: one that goes away in between would
     /// leave a key behind each time, until the module is full.
-    pub async fn keep<F, Stored>(self: &Arc<Self>, key: Secret32, store: F) -> Result<(), Code>
+    ///
+    /// The key is copied once, to where it is wiped: moved by value, each
+    /// place that it had, in futures too, would keep it.
+    pub async fn keep<F, Stored>(self: &Arc<Self>, key: &Secret32, store: F) -> Result<(), Code>
     where
         F: FnOnce(UniqueKey) -> Stored + Send + 'static,
         Stored: Future<Output = Named> + Send,
     {
-        let keys = self.clone();
-        let keeping = tokio::spawn(async move { keys.keep_to_the_end(&key, store).await });
+        let (keys, key) = (self.clone(), SecretBytes::copy_from(key.expose()));
+        let keeping = tokio::spawn(async move { keys.keep_to_the_end(key, store).await });
         keeping.await.unwrap_or(Err(Code::Unavailable))
     }
 
-    async fn keep_to_the_end<F, Stored>(&self, key: &Secret32, store: F) -> Result<(), Code>
+    async fn keep_to_the_end<F, Stored>(&self, key: SecretBytes, store: F) -> Result<(), Code>
     where
         F: FnOnce(UniqueKey) -> Stored,
         Stored: Future<Output = Named>,
@@ -136,12 +139,16 @@ impl UniqueKeys {
     /// Keeps the key that stands in for those of users that are not known: the
     /// same one for all daemons of the realm, so it is not made twice.
     pub async fn keep_dummy(&self, key: &Secret32) -> Result<UniqueKey, PluginError> {
-        self.keep_as(self.realm_keys.dummy_key_id(), key).await
+        self.keep_as(self.realm_keys.dummy_key_id(), SecretBytes::copy_from(key.expose())).await
     }
 
-    async fn keep_as(&self, id: KeyId, key: &Secret32) -> Result<UniqueKey, PluginError> {
-        let Some(custody) = &self.custody else { return Ok(UniqueKey::Held(key.clone())) };
-        let token = custody.component.keep(id, SecretBytes::copy_from(key.expose())).await?;
+    async fn keep_as(&self, id: KeyId, key: SecretBytes) -> Result<UniqueKey, PluginError> {
+        let Some(custody) = &self.custody else {
+            let held = Secret32::from_slice(key.expose());
+            let held = held.ok_or_else(|| PluginError::InvalidCall("a unique key has 32 bytes".into()))?;
+            return Ok(UniqueKey::Held(held));
+        };
+        let token = custody.component.keep(id, key).await?;
         Ok(UniqueKey::InCustody(CustodyKey { id, token }))
     }
 
