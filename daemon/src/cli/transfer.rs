@@ -94,7 +94,9 @@ pub(super) fn backup(
         Ok(made?)
     })?;
     if let Some(custody) = &management.custody {
-        eprintln!("note: unique keys in the custody of {custody} are not in the backup; the module has one of its own");
+        output.note(&format!(
+            "unique keys in the custody of {custody} are not in the backup; the module has one of its own"
+        ));
     }
     describe("written", file, &contents, started, output)
 }

@@ -9,7 +9,9 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use claviger_plugin_api::{COUNTER_RETENTION, COUNTER_WINDOW, CounterPosition, CounterUse, PluginError, Verdict};
+use claviger_plugin_api::{
+    COUNTER_RETENTION, COUNTER_WINDOW, CounterPosition, CounterUse, PluginError, Verdict, counter::too_old,
+};
 
 use crate::{
     fault::unexpected,
@@ -94,7 +96,7 @@ fn too_old_from(counter: u64) -> Option<u64> {
 /// The first counter within the window of a highest counter; `None` while the
 /// window reaches to the beginning.
 fn below_window(highest: u64) -> Option<u64> {
-    highest.checked_sub(COUNTER_WINDOW).filter(|line| *line > 0).map(|line| line + 1)
+    too_old(highest).map(|line| line + 1)
 }
 
 /// Bytes of a row.
